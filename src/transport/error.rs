@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::assembly::Fault;
 use crate::error::{ErrorCode, VpnError};
 
 /// Why a `serverUrl` cannot be used; the configuration is at fault.
@@ -170,3 +171,12 @@ impl WebSocketError {
 
 #[expect(dead_code, reason = "signature only")]
 const LINGER: Duration = Duration::from_secs(1);
+
+impl From<Fault> for WebSocketError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Protocol(reason) => Self::Protocol(reason),
+            Fault::TooLong => Self::TooLong,
+        }
+    }
+}

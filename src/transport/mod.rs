@@ -10,6 +10,7 @@
 //! socket option, certificate and HTTP word of the crate is in this folder. Nothing a peer does or
 //! leaves undone outlives the deadline it was given.
 
+mod assembly;
 mod dial;
 mod error;
 mod frame;
