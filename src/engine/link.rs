@@ -1,0 +1,281 @@
+//! One session over one connection.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+
+use super::clock;
+use crate::codec::{CloseCode, Disconnect, DisconnectCode};
+use crate::qos::{Batch, PacketQueue};
+use crate::session::{Event, Session, SessionError};
+use crate::telemetry::Traffic;
+use crate::transport::{WebSocket, WebSocketError};
+
+/// Sealed bytes that go into one WebSocket message: enough to spread the cost of a message and a
+/// system call over many packets, little enough that a keepalive's answer waits for at most one.
+const BATCH_BYTES: usize = 32 * 1024;
+
+/// The largest message once the session is up (PROTOCOL §1).
+const MESSAGE_LIMIT: usize = 262_144;
+
+/// Rounds of reading and writing before the task lets others run.
+const ROUNDS_PER_WAKE: usize = 16;
+
+/// How a link ended.
+#[derive(Debug)]
+pub enum End {
+    /// The peer said why.
+    Peer(Disconnect),
+    /// We said why: an [`Order`] was carried out.
+    Local(DisconnectCode),
+    /// The connection was cut, or closed without a word.
+    Lost(WebSocketError),
+    /// The peer broke the protocol below the session.
+    BadMessage(WebSocketError),
+    /// The peer broke the protocol, or failed the seal.
+    BadFrame(SessionError),
+    /// The peer no longer answers.
+    DeadPeer,
+    /// The keys' limits are reached: a new handshake must follow (PROTOCOL §5).
+    KeysSpent,
+}
+
+/// Ends the session from this side.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What the peer is told.
+    pub code: DisconnectCode,
+    /// Why, for people.
+    pub message: &'static str,
+}
+
+/// Where a link's packets go.
+pub trait Port: Send {
+    /// One packet that the peer sent; unchecked.
+    fn deliver(&mut self, packet: &mut [u8]);
+
+    /// All packets of a message were delivered; the place for what is done once a batch.
+    fn delivered(&mut self) {}
+
+    /// A keepalive came back, or one came from the peer.
+    fn observe(&mut self, session: &Session, round_trip: bool);
+}
+
+/// A session, its connection and its packets.
+pub struct Link<S, P> {
+    websocket: WebSocket<S>,
+    session: Session,
+    port: P,
+    queue: Arc<PacketQueue>,
+    traffic: Arc<Traffic>,
+    orders: mpsc::Receiver<Order>,
+    leaving: Option<DisconnectCode>,
+    batch: Batch,
+    timer: Pin<Box<Sleep>>,
+    /// What the timer is set to. It may fire early, never late: a deadline that moved away is
+    /// found out when it fires, which costs less than moving the timer at each packet.
+    armed: Option<Instant>,
+    keepalives_seen: u64,
+}
+
+impl<S, P> Link<S, P>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    P: Port,
+{
+    /// Joins a session that is up with its connection. Packets come from `queue` and go to `port`.
+    pub fn new(
+        mut websocket: WebSocket<S>,
+        session: Session,
+        port: P,
+        queue: Arc<PacketQueue>,
+        traffic: Arc<Traffic>,
+        orders: mpsc::Receiver<Order>,
+    ) -> Self {
+        websocket.set_message_limit(MESSAGE_LIMIT);
+        let timer = Box::pin(tokio::time::sleep_until(clock::now().into()));
+        Self {
+            websocket,
+            session,
+            port,
+            queue,
+            traffic,
+            orders,
+            leaving: None,
+            batch: Batch::default(),
+            timer,
+            armed: None,
+            keepalives_seen: 0,
+        }
+    }
+
+    /// Runs until the session or the connection ends.
+    pub async fn run(&mut self) -> End {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Runs until the end, or until `enough`, asked after each step, says so.
+    pub async fn run_until(&mut self, enough: impl Fn() -> bool) -> Option<End> {
+        poll_fn(|cx| match self.poll(cx) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending if enough() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// The connection, to be closed.
+    pub fn into_websocket(self) -> WebSocket<S> {
+        self.websocket
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..ROUNDS_PER_WAKE {
+            let now = clock::now();
+            self.poll_orders(cx);
+            let read = match self.poll_read(cx, now) {
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Ready(Ok(())) => true,
+                Poll::Pending => false,
+            };
+            let timed = self.poll_timer(cx, now);
+            if let Some(end) = self.events() {
+                return Poll::Ready(end);
+            }
+            let wrote = match self.poll_write(cx) {
+                Err(end) => return Poll::Ready(end),
+                Ok(wrote) => wrote,
+            };
+            if let Some(code) = self.leaving
+                && self.websocket.is_flushed()
+            {
+                return Poll::Ready(End::Local(code));
+            }
+            if !(read || timed || wrote) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_orders(&mut self, cx: &mut Context<'_>) {
+        if self.leaving.is_none()
+            && let Poll::Ready(Some(order)) = self.orders.poll_recv(cx)
+        {
+            self.session.disconnect(order.code, order.message);
+            self.leaving = Some(order.code);
+        }
+    }
+
+    /// One message from the peer.
+    fn poll_read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), End>> {
+        if let Err(error) = ready!(self.websocket.poll_message(cx)) {
+            return Poll::Ready(Err(match error.close_code() {
+                Some(_) => End::BadMessage(error),
+                None => End::Lost(error),
+            }));
+        }
+        let Self { websocket, session, port, .. } = self;
+        let outcome = session.handle_message(now, websocket.message(), |packet| port.deliver(packet));
+        port.delivered();
+        Poll::Ready(outcome.map_err(End::BadFrame))
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let Some(deadline) = self.session.poll_timeout() else { return false };
+        if deadline <= now {
+            self.armed = None;
+            self.session.handle_timeout(now, &mut rand::rng());
+            return true;
+        }
+        if self.armed.is_none_or(|armed| deadline < armed) {
+            self.timer.as_mut().reset(deadline.into());
+            self.armed = Some(deadline);
+        }
+        if self.timer.as_mut().poll(cx).is_ready() {
+            self.armed = None;
+            return true;
+        }
+        false
+    }
+
+    fn events(&mut self) -> Option<End> {
+        let received = self.session.keepalives_received();
+        if received != self.keepalives_seen {
+            self.keepalives_seen = received;
+            self.port.observe(&self.session, false);
+        }
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                Event::RoundTrip { .. } => self.port.observe(&self.session, true),
+                Event::PeerDead => return Some(End::DeadPeer),
+                Event::Disconnected(disconnect) => return Some(End::Peer(disconnect)),
+                Event::KeysSpent => return Some(End::KeysSpent),
+            }
+        }
+        None
+    }
+
+    /// Writes while the socket takes bytes. True if the socket took a whole message, so that there
+    /// may be more to do.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.websocket.is_flushed() && !self.fill(cx)? {
+            return Ok(false);
+        }
+        match self.websocket.poll_flush(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(())) => Ok(true),
+            Poll::Ready(Err(error)) => Err(End::Lost(WebSocketError::Io(error))),
+        }
+    }
+
+    /// Seals what waits into one message: control frames first, then packets. False if there is
+    /// nothing; then the queue wakes this task.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let Self { websocket, session, queue, batch, leaving, .. } = self;
+        if leaving.is_none() && queue.poll_ready(cx).is_ready() {
+            queue.drain_into(batch, BATCH_BYTES);
+        }
+        let mut sent = (0, 0);
+        websocket
+            .queue_message(|out| {
+                session.poll_transmit(out)?;
+                for packet in batch.packets() {
+                    session.seal_packet(packet, out)?;
+                    sent = (sent.0 + 1, sent.1 + packet.len() as u64);
+                }
+                Ok(())
+            })
+            .map_err(End::BadFrame)?;
+        batch.clear();
+        self.traffic.add_sent(sent.0, sent.1);
+        Ok(!self.websocket.is_flushed())
+    }
+}
+
+impl End {
+    /// What the connection is closed with (PROTOCOL §9).
+    pub fn close_code(&self) -> CloseCode {
+        match self {
+            Self::Peer(disconnect) => close_code_after(disconnect.code),
+            Self::Local(code) => close_code_after(*code),
+            Self::BadMessage(error) => error.close_code().unwrap_or(CloseCode::ProtocolError),
+            Self::BadFrame(error) => error.close_code(),
+            Self::Lost(_) | Self::DeadPeer | Self::KeysSpent => CloseCode::Normal,
+        }
+    }
+}
+
+const fn close_code_after(code: DisconnectCode) -> CloseCode {
+    match code {
+        DisconnectCode::ShuttingDown => CloseCode::GoingAway,
+        _ => CloseCode::Normal,
+    }
+}
