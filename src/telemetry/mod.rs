@@ -1,1 +1,3 @@
-//! (to be written)
+//! What is measured: the quality of a link.
+
+pub mod quality;
