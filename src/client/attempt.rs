@@ -7,16 +7,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::failure::Failure;
 use super::shared::Shared;
-use crate::codec::{Accepted, ClientHello, Features};
+use crate::codec::hello::{Accepted, ClientHello, Features, VERSION};
 use crate::config::ClientConfig;
 use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
 use crate::session::{self, ClientParams, Session};
 use crate::transport::{ClientTls, DialOptions, Dialed, Stream, WebSocket, dial};
-
-/// The highest protocol version this end speaks (PROTOCOL §3).
-const VERSION: u64 = 1;
 
 /// How long an end that gives up waits for the answer to its Close.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
@@ -60,10 +57,12 @@ async fn handshake(config: &ClientConfig, dialed: Dialed, deadline: Instant) -> 
         server_key: config.server_public_key,
         hello: ClientHello {
             version: VERSION,
-            features: Features::default(),
+            features: Features::NONE,
             mtu: Some(config.mtu),
             name: config.name.clone(),
-            ..ClientHello::default()
+            token: None,
+            mlkem768: None,
+            ticket: None,
         },
         keepalive_interval: config.keepalive_interval,
     };

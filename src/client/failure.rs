@@ -1,6 +1,7 @@
 //! What an attempt or a connection can end with, and whether to come back.
 
-use crate::codec::{Disconnect, DisconnectCode, RejectCode, Rejection};
+use crate::codec::disconnect::{Disconnect, DisconnectCode};
+use crate::codec::hello::{RejectCode, Rejection};
 use crate::engine::End;
 use crate::error::{ErrorCode, VpnError};
 use crate::session::ClientFailure;
@@ -115,7 +116,7 @@ fn lost(error: &WebSocketError) -> VpnError {
 }
 
 fn rejected(rejection: Rejection) -> Failure {
-    let code = rejection.code.error_code();
+    let code = rejection.code.code();
     let fate = match rejection.code {
         RejectCode::Unauthorized | RejectCode::UnsupportedVersion => Fate::Final,
         RejectCode::BadRequest => Fate::RetryOnce,

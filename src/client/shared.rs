@@ -7,10 +7,9 @@ use std::time::Instant;
 use crate::engine::clock;
 use crate::error::VpnError;
 use crate::report::{
-    ConnectionState, Dns, DnsMethod, DropReport, Event, Events, MtuInfo, QualityReport, Statistics, Status, timestamp,
+    ConnectionState, Dns, DnsMethod, Event, Events, MtuInfo, QualityReport, Statistics, Status, timestamp,
 };
-use crate::session::Session;
-use crate::telemetry::Traffic;
+use crate::telemetry::{Quality, Traffic};
 
 /// The published state of one client.
 pub(super) struct Shared {
@@ -56,12 +55,7 @@ impl Shared {
     pub(super) fn statistics(&self) -> Statistics {
         let facts = self.facts();
         let uptime = facts.since.map_or(0, |since| clock::now().saturating_duration_since(since).as_secs());
-        Statistics {
-            traffic: facts.traffic.snapshot(),
-            uptime_seconds: uptime,
-            quality: facts.quality.clone(),
-            drops: DropReport::from(&facts.traffic.drops.snapshot()),
-        }
+        Statistics::new(&facts.traffic.snapshot(), uptime, facts.quality.clone())
     }
 
     /// Counts anew, for a new `connect()`.
@@ -135,16 +129,10 @@ impl Shared {
         self.confirmed.load(Ordering::Relaxed)
     }
 
-    /// A keepalive made its round trip, or came from the server.
-    pub(super) fn observe(&self, session: &Session, round_trip: bool) {
-        let mut facts = self.facts();
-        facts.traffic.set_keepalives(session.keepalives_sent(), session.keepalives_received());
-        if !round_trip {
-            return;
-        }
-        let report = QualityReport::from(&session.quality());
-        facts.quality = Some(report.clone());
-        drop(facts);
+    /// A keepalive made its round trip.
+    pub(super) fn round_trip(&self, quality: &Quality) {
+        let report = QualityReport::from(quality);
+        self.facts().quality = Some(report.clone());
         self.confirmed.store(true, Ordering::Relaxed);
         self.events.emit(Event::Quality(report));
     }

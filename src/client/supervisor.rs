@@ -12,12 +12,14 @@ use super::failure::{Failure, Fate};
 use super::port::Downlink;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
-use crate::codec::{Accepted, CloseCode, DisconnectCode};
-use crate::config::ClientConfig;
+use crate::codec::close::CloseCode;
+use crate::codec::disconnect::DisconnectCode;
+use crate::codec::hello::Accepted;
+use crate::config::{ClientConfig, Reconnect};
 use crate::engine::{End, Link, Order};
 use crate::error::{ErrorCode, VpnError};
 use crate::report::{Assigned, ConnectionState, LogLevel, Status};
-use crate::session::Backoff;
+use crate::session::reconnect::Backoff;
 use crate::telemetry::Traffic;
 use crate::transport::Stream;
 
@@ -118,7 +120,7 @@ impl Supervisor {
         let traffic = self.shared.begin();
         let mut run = Run {
             shared: Arc::clone(&self.shared),
-            backoff: Backoff::new(config.reconnect.unwrap_or_default()),
+            backoff: backoff(config.reconnect.unwrap_or_default()),
             config,
             persistent,
             traffic,
@@ -286,6 +288,10 @@ impl Run {
     }
 }
 
+fn backoff(reconnect: Reconnect) -> Backoff {
+    Backoff::new(reconnect.base_delay, reconnect.max_delay, reconnect.max_attempts)
+}
+
 /// What ended a connection.
 enum Ended {
     Interrupt(Interrupt),
@@ -301,15 +307,15 @@ async fn part(
 ) -> Result<Interrupt, Failure> {
     let (code, outcome) = match ended {
         Ended::Link(end) => (end.close_code(), Err(Failure::from(end))),
-        Ended::Interrupt(interrupt) => (CloseCode::Normal, Ok(interrupt)),
-        Ended::Failed(failure) => (CloseCode::Normal, Err(failure)),
+        Ended::Interrupt(interrupt) => (CloseCode::Normal.as_u16(), Ok(interrupt)),
+        Ended::Failed(failure) => (CloseCode::Normal.as_u16(), Err(failure)),
     };
     if outcome.is_ok() {
         // The channel has room: this is its only order.
         drop(orders.try_send(Order { code: DisconnectCode::ClientDisconnect, message: "" }));
         drop(timeout(GOODBYE, link.run()).await);
     }
-    link.into_websocket().close(code.as_u16(), "", GOODBYE).await;
+    link.into_websocket().close(code, "", GOODBYE).await;
     outcome
 }
 

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::port::{Downlink, Uplink};
 use super::shared::Shared;
-use crate::codec::Accepted;
+use crate::codec::hello::Accepted;
 use crate::config::ClientConfig;
 use crate::engine::{Task, pump};
 use crate::error::VpnError;
@@ -149,21 +149,18 @@ impl Tunnel {
 
     /// The way from a session of `hello` into the interface.
     pub(super) fn downlink(&self, hello: &Accepted, traffic: &Arc<Traffic>, shared: &Arc<Shared>) -> Downlink {
-        Downlink::new(
-            Arc::clone(&self.tun),
-            Arc::clone(traffic),
-            Arc::clone(shared),
-            (hello.assigned_ip, hello.prefix_length),
-            hello.v6.map(|v6| v6.assigned_ip),
-            hello.mtu,
-        )
+        // The hello's prefix lengths were checked when it was read.
+        let v4 = Ipv4Net::new_assert(hello.assigned_ip, hello.prefix_length);
+        let v6 = hello.v6.map(|v6| Ipv6Net::new_assert(v6.assigned_ip, v6.prefix_length));
+        let ingress = Ingress::from_server(hello.mtu, v4, v6);
+        Downlink::new(Arc::clone(&self.tun), Arc::clone(traffic), Arc::clone(shared), ingress)
     }
 
     /// Opens or shuts the way into the queue. What waited when it opens is from before the outage
     /// and is dropped.
     pub(super) fn set_online(&self, online: bool, traffic: &Traffic) {
         for length in self.queue.clear() {
-            traffic.drops.add(Priority::Normal, DropReason::Stale, length);
+            traffic.drops().count(Priority::Normal, DropReason::Stale, length);
         }
         self.online.store(online, Ordering::Relaxed);
     }

@@ -11,18 +11,16 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use super::clock;
-use crate::codec::{CloseCode, Disconnect, DisconnectCode};
+use crate::codec::close::CloseCode;
+use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::qos::{Batch, PacketQueue};
 use crate::session::{Event, Session, SessionError};
-use crate::telemetry::Traffic;
-use crate::transport::{WebSocket, WebSocketError};
+use crate::telemetry::{Quality, Traffic};
+use crate::transport::{SESSION_MESSAGE_LIMIT, WebSocket, WebSocketError};
 
 /// Sealed bytes that go into one WebSocket message: enough to spread the cost of a message and a
 /// system call over many packets, little enough that a keepalive's answer waits for at most one.
 const BATCH_BYTES: usize = 32 * 1024;
-
-/// The largest message once the session is up (PROTOCOL §1).
-const MESSAGE_LIMIT: usize = 262_144;
 
 /// Rounds of reading and writing before the task lets others run.
 const ROUNDS_PER_WAKE: usize = 16;
@@ -63,8 +61,11 @@ pub trait Port: Send {
     /// All packets of a message were delivered; the place for what is done once a batch.
     fn delivered(&mut self) {}
 
-    /// A keepalive came back, or one came from the peer.
-    fn observe(&mut self, session: &Session, round_trip: bool);
+    /// One of our keepalives came back.
+    fn round_trip(&mut self, quality: &Quality);
+
+    /// The peer sent a keepalive.
+    fn keepalive_came(&mut self) {}
 }
 
 /// A session, its connection and its packets.
@@ -81,7 +82,8 @@ pub struct Link<S, P> {
     /// What the timer is set to. It may fire early, never late: a deadline that moved away is
     /// found out when it fires, which costs less than moving the timer at each packet.
     armed: Option<Instant>,
-    keepalives_seen: u64,
+    /// What of the session's keepalives is counted already: sent, received.
+    keepalives: (u64, u64),
 }
 
 impl<S, P> Link<S, P>
@@ -98,7 +100,7 @@ where
         traffic: Arc<Traffic>,
         orders: mpsc::Receiver<Order>,
     ) -> Self {
-        websocket.set_message_limit(MESSAGE_LIMIT);
+        websocket.set_message_limit(SESSION_MESSAGE_LIMIT);
         let timer = Box::pin(tokio::time::sleep_until(clock::now().into()));
         Self {
             websocket,
@@ -111,7 +113,7 @@ where
             batch: Batch::default(),
             timer,
             armed: None,
-            keepalives_seen: 0,
+            keepalives: (0, 0),
         }
     }
 
@@ -207,14 +209,18 @@ where
     }
 
     fn events(&mut self) -> Option<End> {
-        let received = self.session.keepalives_received();
-        if received != self.keepalives_seen {
-            self.keepalives_seen = received;
-            self.port.observe(&self.session, false);
+        let (sent, received) = self.session.keepalives();
+        if (sent, received) != self.keepalives {
+            self.traffic.add_keepalives_sent(sent - self.keepalives.0);
+            self.traffic.add_keepalives_received(received - self.keepalives.1);
+            if received != self.keepalives.1 {
+                self.port.keepalive_came();
+            }
+            self.keepalives = (sent, received);
         }
         while let Some(event) = self.session.poll_event() {
             match event {
-                Event::RoundTrip { .. } => self.port.observe(&self.session, true),
+                Event::RoundTrip { .. } => self.port.round_trip(&self.session.quality(clock::now())),
                 Event::PeerDead => return Some(End::DeadPeer),
                 Event::Disconnected(disconnect) => return Some(End::Peer(disconnect)),
                 Event::KeysSpent => return Some(End::KeysSpent),
@@ -262,13 +268,13 @@ where
 
 impl End {
     /// What the connection is closed with (PROTOCOL §9).
-    pub fn close_code(&self) -> CloseCode {
+    pub fn close_code(&self) -> u16 {
         match self {
-            Self::Peer(disconnect) => close_code_after(disconnect.code),
-            Self::Local(code) => close_code_after(*code),
-            Self::BadMessage(error) => error.close_code().unwrap_or(CloseCode::ProtocolError),
-            Self::BadFrame(error) => error.close_code(),
-            Self::Lost(_) | Self::DeadPeer | Self::KeysSpent => CloseCode::Normal,
+            Self::Peer(disconnect) => close_code_after(disconnect.code).as_u16(),
+            Self::Local(code) => close_code_after(*code).as_u16(),
+            Self::BadMessage(error) => error.close_code().unwrap_or(CloseCode::ProtocolError.as_u16()),
+            Self::BadFrame(error) => error.close_code().as_u16(),
+            Self::Lost(_) | Self::DeadPeer | Self::KeysSpent => CloseCode::Normal.as_u16(),
         }
     }
 }

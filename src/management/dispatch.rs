@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::params;
 use crate::client::Client;
 use crate::config::{ClientConfig, ServerConfig};
-use crate::crypto::Keypair;
+use crate::crypto::keys::Keypair;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::Events;
 use crate::server::Server;

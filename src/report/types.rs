@@ -6,9 +6,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::codec::DisconnectCode;
 use crate::error::ErrorCode;
-use crate::telemetry::{DropSnapshot, Quality, TrafficSnapshot};
+use crate::telemetry::{DropsSnapshot, Quality, TrafficSnapshot};
 
 /// The present moment as ISO 8601 in UTC, to the millisecond.
 pub fn timestamp() -> String {
@@ -164,14 +163,13 @@ struct DropCount {
     bytes: u64,
 }
 
-impl From<&DropSnapshot> for DropReport {
-    fn from(snapshot: &DropSnapshot) -> Self {
-        let mut report = Self::default();
-        for (priority, reason, packets, bytes) in snapshot.iter() {
-            report.packets_dropped += packets;
-            report.bytes_dropped += bytes;
+impl From<&DropsSnapshot> for DropReport {
+    fn from(snapshot: &DropsSnapshot) -> Self {
+        let total = snapshot.total();
+        let mut report = Self { packets_dropped: total.packets, bytes_dropped: total.bytes, drops: BTreeMap::new() };
+        for (priority, reason, count) in snapshot.non_zero() {
             let reasons = report.drops.entry(priority.as_str()).or_default();
-            reasons.insert(reason.as_str(), DropCount { packets, bytes });
+            reasons.insert(reason.as_str(), DropCount { packets: count.packets, bytes: count.bytes });
         }
         report
     }
@@ -181,9 +179,18 @@ impl From<&DropSnapshot> for DropReport {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Statistics {
-    /// Tunnelled IP bytes and packets, and keepalives.
-    #[serde(flatten)]
-    pub traffic: TrafficSnapshot,
+    /// Tunnelled IP bytes sent.
+    pub bytes_sent: u64,
+    /// Tunnelled IP bytes received.
+    pub bytes_received: u64,
+    /// Tunnelled IP packets sent.
+    pub packets_sent: u64,
+    /// Tunnelled IP packets received.
+    pub packets_received: u64,
+    /// Keepalives sent.
+    pub keepalives_sent: u64,
+    /// Keepalives received.
+    pub keepalives_received: u64,
     /// Whole seconds since packets first flowed.
     pub uptime_seconds: u64,
     /// The link's quality while connected; clients only.
@@ -192,6 +199,23 @@ pub struct Statistics {
     /// What was dropped and why.
     #[serde(flatten)]
     pub drops: DropReport,
+}
+
+impl Statistics {
+    /// The public form of `traffic`, counted for `uptime_seconds`.
+    pub fn new(traffic: &TrafficSnapshot, uptime_seconds: u64, quality: Option<QualityReport>) -> Self {
+        Self {
+            bytes_sent: traffic.bytes_sent,
+            bytes_received: traffic.bytes_received,
+            packets_sent: traffic.packets_sent,
+            packets_received: traffic.packets_received,
+            keepalives_sent: traffic.keepalives_sent,
+            keepalives_received: traffic.keepalives_received,
+            uptime_seconds,
+            quality,
+            drops: DropReport::from(&traffic.drops),
+        }
+    }
 }
 
 /// `IVpnServerStatistics`.
@@ -247,20 +271,6 @@ pub enum DisconnectReason {
     DeadPeer,
     /// The client broke the protocol.
     ProtocolError,
-}
-
-impl From<DisconnectCode> for DisconnectReason {
-    fn from(code: DisconnectCode) -> Self {
-        match code {
-            DisconnectCode::ClientDisconnect => Self::ClientDisconnect,
-            DisconnectCode::ShuttingDown => Self::ShuttingDown,
-            DisconnectCode::Kicked => Self::Kicked,
-            DisconnectCode::Replaced => Self::Replaced,
-            DisconnectCode::IdleTimeout => Self::IdleTimeout,
-            DisconnectCode::Removed => Self::Removed,
-            DisconnectCode::ProtocolError => Self::ProtocolError,
-        }
-    }
 }
 
 /// `IVpnClientInfo`.

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::hub::Hub;
-use crate::addr::{AddressPool, Lease};
-use crate::codec::RejectCode;
+use crate::addr::{AddressLease, AddressPool};
+use crate::codec::hello::RejectCode;
 use crate::engine::clock;
-use crate::session::ReplayCache;
+use crate::session::replay::ReplayCache;
 
 /// Unconfirmed addresses that one source may hold (PROTOCOL §3).
-const RESERVED_PER_SOURCE: usize = 8;
+const RESERVED_PER_SOURCE: u64 = 8;
 
 /// Unconfirmed addresses that all sources together may always hold (PROTOCOL §3).
 const RESERVED_AT_LEAST: u64 = 8;
@@ -22,27 +22,26 @@ pub(super) struct Admission {
     pool: AddressPool,
     pub(super) replay: ReplayCache,
     /// Unconfirmed connections by where they come from.
-    reserved: HashMap<IpAddr, usize>,
-    reserved_total: usize,
-    confirmed: usize,
-    max_clients: usize,
+    reserved: HashMap<IpAddr, u64>,
+    reserved_total: u64,
+    confirmed: u64,
+    max_clients: u64,
 }
 
 impl Admission {
-    pub(super) fn new(pool: AddressPool, max_clients: Option<u32>, replay: ReplayCache) -> Self {
-        let max_clients = max_clients.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+    pub(super) fn new(pool: AddressPool, max_clients: u64, replay: ReplayCache) -> Self {
         Self { pool, replay, reserved: HashMap::new(), reserved_total: 0, confirmed: 0, max_clients }
     }
 
     /// Reserves addresses for a connection from `source`, until it is confirmed or ends.
-    fn reserve(&mut self, now: Instant, source: IpAddr) -> Result<Lease, RejectCode> {
+    fn reserve(&mut self, now: Instant, source: IpAddr) -> Result<AddressLease, RejectCode> {
         if self.confirmed + self.reserved_total >= self.max_clients {
             return Err(RejectCode::ServerFull);
         }
         let here = self.reserved.get(&source).copied().unwrap_or(0);
         // Anyone can replay first messages: what is only promised must not exhaust the pool.
         let all = RESERVED_AT_LEAST.max(self.pool.free_count() / 4);
-        if here >= RESERVED_PER_SOURCE || self.reserved_total as u64 >= all {
+        if here >= RESERVED_PER_SOURCE || self.reserved_total >= all {
             return Err(RejectCode::ServerFull);
         }
         let lease = self.pool.allocate(now).ok_or(RejectCode::PoolExhausted)?;
@@ -65,7 +64,7 @@ impl Admission {
 /// Addresses held for one connection; given back when dropped.
 pub(super) struct Reservation {
     hub: Arc<Hub>,
-    pub(super) lease: Lease,
+    pub(super) lease: AddressLease,
     source: IpAddr,
     confirmed: bool,
 }
@@ -99,6 +98,6 @@ impl Drop for Reservation {
         } else {
             admission.end_reservation(self.source);
         }
-        admission.pool.release(&self.lease, clock::now());
+        admission.pool.release(self.lease.addresses(), clock::now());
     }
 }

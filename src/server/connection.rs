@@ -14,8 +14,9 @@ use super::hub::Hub;
 use super::peer::{Identity, Peer};
 use super::port::Uplink;
 use super::source::client_address;
-use crate::addr::{server_address, server_address6};
-use crate::codec::{Accepted, AcceptedV6, ClientHello, CloseCode, Features, RejectCode, Rejection};
+use crate::codec::close::CloseCode;
+use crate::codec::disconnect::DisconnectCode;
+use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCode, Rejection, VERSION};
 use crate::engine::{End, Link, Port, clock};
 use crate::network::delete_conntrack;
 use crate::report::DisconnectReason;
@@ -24,9 +25,6 @@ use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, upgrade}
 
 /// From accepting TCP to the confirmed session (PROTOCOL §3).
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The protocol version in force (PROTOCOL §3).
-const VERSION: u64 = 1;
 
 /// How long the peer of a refused connection has to answer our Close.
 const CLOSE_WAIT: Duration = Duration::from_millis(500);
@@ -73,7 +71,7 @@ pub(super) async fn serve(hub: Arc<Hub>, tcp: TcpStream, from: SocketAddr, permi
         Err((error, code)) => {
             tracing::debug!(%from, %error, "no session came of a connection");
             if let Some(code) = code {
-                websocket.close(code.as_u16(), "", CLOSE_WAIT).await;
+                websocket.close(code, "", CLOSE_WAIT).await;
             }
         }
     }
@@ -96,7 +94,8 @@ struct Up {
     reservation: Reservation,
 }
 
-type Ended = (Refused, Option<CloseCode>);
+/// Why, and what the connection is closed with; none if it is gone already.
+type Ended = (Refused, Option<u16>);
 
 impl Handshake<'_> {
     async fn run(&self, websocket: &mut Socket) -> Result<Up, Ended> {
@@ -131,7 +130,7 @@ impl Handshake<'_> {
             Opened::Request(request) => Ok(request),
             Opened::Refused { frame, close } => {
                 self.send(websocket, &frame).await?;
-                Err((Refused::Rejected(RejectCode::BadRequest), Some(close)))
+                Err((Refused::Rejected(RejectCode::BadRequest), Some(close.as_u16())))
             }
         }
     }
@@ -140,27 +139,25 @@ impl Handshake<'_> {
     async fn reserve(&self, mtu: u16) -> Result<(Reservation, Accepted), RejectCode> {
         let reservation = Reservation::take(self.hub, self.source)?;
         let lease = &reservation.lease;
-        if lease.early {
-            // The address had not rested: what its last holder left must not reach the next one.
-            for addr in [Some(IpAddr::V4(lease.v4)), lease.v6.map(IpAddr::V6)].into_iter().flatten() {
-                if let Err(error) = delete_conntrack(addr).await {
-                    tracing::warn!(%error, "connection tracking entries of a reused address remain");
-                }
+        // An address that had not rested: what its last holder left must not reach the next one.
+        for addr in lease.early() {
+            if let Err(error) = delete_conntrack(addr).await {
+                tracing::warn!(%error, "connection tracking entries of a reused address remain");
             }
         }
         let config = &self.hub.config;
-        let v6 = lease.v6.zip(config.subnet6).map(|(assigned_ip, net)| AcceptedV6 {
-            assigned_ip,
-            prefix_length: net.prefix_len(),
-            gateway: server_address6(net),
+        let v6 = lease.v6.zip(config.subnet6).map(|(lease, subnet)| AcceptedV6 {
+            assigned_ip: lease.addr,
+            prefix_length: subnet.prefix_len(),
+            gateway: subnet.server(),
         });
         let hello = Accepted {
             version: VERSION,
-            features: Features::default(),
+            features: Features::NONE,
             client_id: new_client_id(),
-            assigned_ip: lease.v4,
+            assigned_ip: lease.v4.addr,
             prefix_length: config.subnet.prefix_len(),
-            gateway: server_address(config.subnet),
+            gateway: config.subnet.server(),
             v6,
             mtu,
             keepalive_interval_secs: config.keepalive_interval_secs(),
@@ -183,7 +180,7 @@ impl Handshake<'_> {
             Err(error) => return session_failed(error),
         };
         match self.send(websocket, &frame).await {
-            Ok(()) => (Refused::Rejected(code), Some(close)),
+            Ok(()) => (Refused::Rejected(code), Some(close.as_u16())),
             Err(ended) => ended,
         }
     }
@@ -218,7 +215,7 @@ impl Handshake<'_> {
                 let code = error.close_code();
                 Err((error.into(), code))
             }
-            Err(_) => Err((Refused::Timeout, Some(CloseCode::PolicyViolation))),
+            Err(_) => Err((Refused::Timeout, Some(CloseCode::PolicyViolation.as_u16()))),
         }
     }
 
@@ -244,14 +241,14 @@ impl Up {
         let (queue, traffic) = (Arc::clone(&peer.queue), Arc::clone(&peer.traffic));
         let registered = Registered { hub, peer: &peer, reason: DisconnectReason::ConnectionLost };
         if hub.is_closing() {
-            peer.end(crate::codec::DisconnectCode::ShuttingDown, "the server is stopping");
+            peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
         }
         let mut link = Link::new(websocket, session, port, queue, traffic, orders);
         let end = link.run().await;
         tracing::debug!(client = peer.id, ?end, "session ends");
         // Nothing is routed to it any more, while the goodbyes are said.
         drop(Registered { reason: reason(&end), ..registered });
-        link.into_websocket().close(end.close_code().as_u16(), "", GOODBYE).await;
+        link.into_websocket().close(end.close_code(), "", GOODBYE).await;
         drop(reservation);
     }
 }
@@ -272,15 +269,27 @@ impl Drop for Registered<'_> {
 const fn reason(end: &End) -> DisconnectReason {
     match end {
         End::Peer(_) => DisconnectReason::ClientDisconnect,
-        End::Local(code) => DisconnectReason::of(*code),
+        End::Local(code) => local_reason(*code),
         End::Lost(_) | End::KeysSpent => DisconnectReason::ConnectionLost,
         End::BadMessage(_) | End::BadFrame(_) => DisconnectReason::ProtocolError,
         End::DeadPeer => DisconnectReason::DeadPeer,
     }
 }
 
+const fn local_reason(code: DisconnectCode) -> DisconnectReason {
+    match code {
+        DisconnectCode::ClientDisconnect => DisconnectReason::ClientDisconnect,
+        DisconnectCode::ShuttingDown => DisconnectReason::ShuttingDown,
+        DisconnectCode::Kicked => DisconnectReason::Kicked,
+        DisconnectCode::Replaced => DisconnectReason::Replaced,
+        DisconnectCode::IdleTimeout => DisconnectReason::IdleTimeout,
+        DisconnectCode::Removed => DisconnectReason::Removed,
+        DisconnectCode::ProtocolError => DisconnectReason::ProtocolError,
+    }
+}
+
 fn session_failed(error: crate::session::SessionError) -> Ended {
-    let code = error.close_code();
+    let code = error.close_code().as_u16();
     (error.into(), Some(code))
 }
 

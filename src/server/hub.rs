@@ -10,13 +10,12 @@ use ipnet::IpNet;
 
 use super::admission::Admission;
 use super::peer::Peer;
-use crate::addr::{server_address, server_address6};
-use crate::codec::DisconnectCode;
+use crate::codec::disconnect::DisconnectCode;
 use crate::config::ServerConfig;
-use crate::crypto::Keypair;
+use crate::crypto::keys::Keypair;
 use crate::engine::clock;
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
-use crate::telemetry::Traffic;
+use crate::telemetry::{Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
 use crate::tunnel::Tun;
 
@@ -31,7 +30,7 @@ pub(super) struct Hub {
     pub(super) client_to_client: bool,
     /// The tunnel's networks, each with the server's own address in it.
     nets: Vec<(IpNet, IpAddr)>,
-    /// What belongs to no present client: past ones' sums, and packets for addresses nobody has.
+    /// What belongs to no client: packets for addresses that nobody has.
     pub(super) traffic: Traffic,
     /// Read once a batch of packets, written when a client comes or goes.
     table: RwLock<Table>,
@@ -48,6 +47,8 @@ pub(super) struct Table {
     by_address: HashMap<IpAddr, Arc<Peer>>,
     /// Ids in the order in which the clients came.
     order: Vec<String>,
+    /// The sums of those that left.
+    past: TrafficSnapshot,
 }
 
 impl Table {
@@ -67,7 +68,7 @@ impl Hub {
         Self {
             keypair: Arc::new(config.keypair.clone()),
             tls,
-            upgrade: UpgradeOptions { path: config.path.clone(), ..UpgradeOptions::default() },
+            upgrade: UpgradeOptions { path: config.path.clone(), congestion: config.congestion_control },
             events,
             tun,
             client_to_client: config.client_to_client,
@@ -105,19 +106,19 @@ impl Hub {
         }
         table.by_id.remove(&peer.id);
         table.order.retain(|id| *id != peer.id);
-        self.traffic.absorb(&peer.traffic);
+        table.past += &peer.traffic.snapshot();
         drop(table);
         self.events.emit(Event::ClientDisconnected { client_id: peer.id.clone(), reason });
         peer.set_ended();
     }
 
     /// The figures of all clients, past ones included.
-    pub(super) fn totals(&self) -> Traffic {
-        let totals = Traffic::default();
+    pub(super) fn totals(&self) -> TrafficSnapshot {
         let table = self.table();
-        totals.absorb(&self.traffic);
+        let mut totals = self.traffic.snapshot();
+        totals += &table.past;
         for peer in table.by_id.values() {
-            totals.absorb(&peer.traffic);
+            totals += &peer.traffic.snapshot();
         }
         totals
     }
@@ -175,7 +176,7 @@ impl Hub {
 }
 
 fn nets(config: &ServerConfig) -> Vec<(IpNet, IpAddr)> {
-    let v4 = (IpNet::V4(config.subnet), IpAddr::V4(server_address(config.subnet)));
-    let v6 = config.subnet6.map(|net| (IpNet::V6(net), IpAddr::V6(server_address6(net))));
+    let v4 = (IpNet::V4(config.subnet.net()), IpAddr::V4(config.subnet.server()));
+    let v6 = config.subnet6.map(|subnet| (IpNet::V6(subnet.net()), IpAddr::V6(subnet.server())));
     std::iter::once(v4).chain(v6).collect()
 }

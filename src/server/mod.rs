@@ -24,14 +24,14 @@ use tokio::sync::watch;
 
 use self::hub::Hub;
 use self::serve::Serving;
-use crate::codec::DisconnectCode;
+use crate::codec::disconnect::DisconnectCode;
 use crate::config::ServerConfig;
 use crate::engine::{Task, clock};
 use crate::error::{ErrorCode, VpnError};
 use crate::report::{
-    ClientInfo, ClientTelemetry, ConnectionState, DropReport, Event, Events, ServerStatistics, Statistics, Status,
+    ClientInfo, ClientTelemetry, ConnectionState, Event, Events, ServerStatistics, Statistics, Status,
 };
-use crate::telemetry::Traffic;
+use crate::telemetry::TrafficSnapshot;
 
 /// A VPN server.
 pub struct Server {
@@ -118,14 +118,8 @@ impl Server {
     pub fn statistics(&self) -> ServerStatistics {
         let hub = self.shared.facts().hub.clone();
         let Some(hub) = hub else { return idle_statistics() };
-        let totals = hub.totals();
         let uptime = clock::now().saturating_duration_since(hub.since()).as_secs();
-        let statistics = Statistics {
-            traffic: totals.snapshot(),
-            uptime_seconds: uptime,
-            quality: None,
-            drops: DropReport::from(&totals.drops.snapshot()),
-        };
+        let statistics = Statistics::new(&hub.totals(), uptime, None);
         ServerStatistics {
             statistics,
             active_clients: hub.active_clients(),
@@ -217,13 +211,7 @@ impl Shared {
 }
 
 fn idle_statistics() -> ServerStatistics {
-    let nothing = Traffic::default();
-    let statistics = Statistics {
-        traffic: nothing.snapshot(),
-        uptime_seconds: 0,
-        quality: None,
-        drops: DropReport::default(),
-    };
+    let statistics = Statistics::new(&TrafficSnapshot::default(), 0, None);
     ServerStatistics { statistics, active_clients: 0, total_connections: 0 }
 }
 

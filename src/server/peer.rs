@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::codec::DisconnectCode;
+use crate::codec::disconnect::DisconnectCode;
 use crate::engine::Order;
 use crate::qos::PacketQueue;
 use crate::report::{ClientInfo, ClientTelemetry, DropReport, timestamp};
-use crate::session::Session;
 use crate::telemetry::{DropReason, Priority, Traffic};
 
 /// A confirmed session.
@@ -77,15 +76,12 @@ impl Peer {
     }
 
     pub(super) fn drop_packet(&self, reason: DropReason, length: usize) {
-        self.traffic.drops.add(Priority::Normal, reason, length);
+        self.traffic.drops().count(Priority::Normal, reason, length);
     }
 
-    /// A keepalive went or came.
-    pub(super) fn observe(&self, session: &Session, round_trip: bool) {
-        self.traffic.set_keepalives(session.keepalives_sent(), session.keepalives_received());
-        if !round_trip {
-            *self.last_keepalive() = Some(timestamp());
-        }
+    /// The client sent a keepalive.
+    pub(super) fn keepalive_came(&self) {
+        *self.last_keepalive() = Some(timestamp());
     }
 
     pub(super) fn telemetry(&self) -> ClientTelemetry {
@@ -97,7 +93,7 @@ impl Peer {
             keepalives_received: traffic.keepalives_received,
             bytes_received: traffic.bytes_received,
             bytes_sent: traffic.bytes_sent,
-            drops: DropReport::from(&self.traffic.drops.snapshot()),
+            drops: DropReport::from(&traffic.drops),
         }
     }
 

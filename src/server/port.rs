@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::engine::{Port, Route};
-use crate::packet::{IpPacket, Source, destination};
-use crate::session::Session;
-use crate::telemetry::{DropReason, Priority};
+use crate::packet::{Ingress, IpPacket};
+use crate::telemetry::{DropReason, Priority, Quality};
 
 use super::hub::Hub;
 use super::peer::Peer;
@@ -20,7 +19,7 @@ impl Route for Downlink {
         let table = self.0.table();
         let mut current: Option<(IpAddr, &Peer, crate::qos::Producer<'_>)> = None;
         for packet in packets {
-            let to = destination(packet);
+            let to = IpPacket::parse(packet).ok().map(|packet| packet.dst());
             // Packets that follow each other mostly go to the same client: its lock is kept.
             if current.as_ref().is_none_or(|(addr, ..)| Some(*addr) != to) {
                 current = None;
@@ -28,7 +27,7 @@ impl Route for Downlink {
                 current = found.map(|(to, peer)| (to, peer, peer.queue.producer()));
             }
             match &mut current {
-                None => self.0.traffic.drops.add(Priority::Normal, DropReason::NoRoute, packet.len()),
+                None => self.0.traffic.drops().count(Priority::Normal, DropReason::NoRoute, packet.len()),
                 Some((_, peer, producer)) => {
                     if producer.push(packet).is_err() {
                         peer.drop_packet(DropReason::QueueFull, packet.len());
@@ -43,20 +42,19 @@ impl Route for Downlink {
 pub(super) struct Uplink {
     hub: Arc<Hub>,
     peer: Arc<Peer>,
-    source: Source,
+    /// Lets pass what comes from the client's own addresses.
+    ingress: Ingress,
     received: (u64, u64),
 }
 
 impl Uplink {
     pub(super) fn new(hub: Arc<Hub>, peer: Arc<Peer>, mtu: u16) -> Self {
-        let source = Source::new(peer.v4, peer.v6, mtu);
-        Self { hub, peer, source, received: (0, 0) }
+        let ingress = Ingress::from_client(mtu, peer.v4, peer.v6);
+        Self { hub, peer, ingress, received: (0, 0) }
     }
 
     fn take(&self, packet: &[u8]) -> Result<(), DropReason> {
-        let parsed = IpPacket::parse(packet).map_err(|_| DropReason::Malformed)?;
-        self.source.check(&parsed)?;
-        let to = parsed.dst();
+        let to = self.ingress.admit(packet)?.dst();
         if self.hub.is_client_net(to) {
             return self.to_client(to, packet);
         }
@@ -93,7 +91,9 @@ impl Port for Uplink {
         self.peer.traffic.add_received(packets, bytes);
     }
 
-    fn observe(&mut self, session: &Session, round_trip: bool) {
-        self.peer.observe(session, round_trip);
+    fn round_trip(&mut self, _quality: &Quality) {}
+
+    fn keepalive_came(&mut self) {
+        self.peer.keepalive_came();
     }
 }

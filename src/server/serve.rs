@@ -15,13 +15,13 @@ use super::admission::Admission;
 use super::connection::{self, HANDSHAKE_TIMEOUT};
 use super::hub::Hub;
 use super::port::Downlink;
-use crate::addr::{AddressPool, server_address, server_address6};
-use crate::config::ServerConfig;
+use crate::addr::AddressPool;
+use crate::config::{ServerConfig, load_pem};
 use crate::engine::{Task, pump};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::{HostChanges, Netlink};
 use crate::report::{ConnectionState, LogLevel, Status, timestamp};
-use crate::session::ReplayCache;
+use crate::session::replay::ReplayCache;
 use crate::transport::{Listener, ServerTls};
 use crate::tunnel::{Tun, TunConfig};
 
@@ -44,8 +44,8 @@ pub(super) struct Serving {
 impl Serving {
     /// Sets everything up and begins to serve; on failure the host is as before.
     pub(super) async fn start(config: ServerConfig, shared: &Arc<Shared>) -> Result<Self, VpnError> {
-        let tls = match config.tls() {
-            Some((cert, key)) => Some(ServerTls::from_pem(&cert.load("tlsCert")?, &key.load("tlsKey")?)?),
+        let tls = match &config.tls {
+            Some(tls) => Some(ServerTls::from_pem(&load_pem(&tls.cert)?, &load_pem(&tls.key)?)?),
             None => None,
         };
         let netlink = Netlink::open()?;
@@ -58,8 +58,8 @@ impl Serving {
             return Err(error);
         }
         let status = Status {
-            assigned_ip: Some(server_address(config.subnet)),
-            assigned_ip6: config.subnet6.map(server_address6),
+            assigned_ip: Some(config.subnet.server()),
+            assigned_ip6: config.subnet6.map(|subnet| subnet.server()),
             server_addr: Some(listener.local_addr().to_string()),
             connected_since: Some(timestamp()),
             ..Status::new(ConnectionState::Connected)
@@ -90,8 +90,8 @@ impl Serving {
 
 /// Refuses subnets that the host uses already, or sees a way to.
 async fn check_subnets(config: &ServerConfig, netlink: &Netlink) -> Result<(), VpnError> {
-    let ours = std::iter::once(("subnet", IpNet::V4(config.subnet)))
-        .chain(config.subnet6.map(|net| ("subnet6", IpNet::V6(net))));
+    let ours = std::iter::once(("subnet", IpNet::V4(config.subnet.net())))
+        .chain(config.subnet6.map(|subnet| ("subnet6", IpNet::V6(subnet.net()))));
     let taken = netlink.host_networks().await?;
     for (field, net) in ours {
         let clash = taken.iter().find(|(_, host)| host.contains(&net) || net.contains(host));
@@ -113,17 +113,17 @@ async fn set_up(
     changes: &mut HostChanges,
     shared: &Shared,
 ) -> Result<(), VpnError> {
-    let v4 = IpAddr::V4(server_address(config.subnet));
+    let v4 = IpAddr::V4(config.subnet.server());
     netlink.add_address(tun.index(), v4, config.subnet.prefix_len()).await?;
-    if let Some(net) = config.subnet6 {
-        netlink.add_address(tun.index(), IpAddr::V6(server_address6(net)), net.prefix_len()).await?;
+    if let Some(subnet) = config.subnet6 {
+        netlink.add_address(tun.index(), IpAddr::V6(subnet.server()), subnet.prefix_len()).await?;
     }
     netlink.set_up(tun.index(), config.mtu).await?;
     if !config.enable_nat {
         return Ok(());
     }
     changes.enable_forwarding(tun.name(), config.subnet6.is_some()).await?;
-    changes.masquerade(tun.name(), config.subnet, config.subnet6, config.client_to_client).await?;
+    changes.masquerade(tun.name(), config.subnet.net(), config.subnet6.map(|subnet| subnet.net()), config.client_to_client).await?;
     for finding in changes.foreign_forward_drops(tun.name()).await {
         shared.events.warn("forward-policy", format!("{}; to mend it: {}", finding.message, finding.command));
     }
