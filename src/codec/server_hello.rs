@@ -227,3 +227,215 @@ fn read_ticket(hello: &Object<'_>) -> Result<Option<(Ticket, u32)>, HelloError> 
         (Some(_), None) => Err(HelloError::Missing("ticketLifetimeSecs")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::codec::reject::RejectCode;
+
+    const OFFERED: Features = Features { bundle: true, offload: true, rekey: false };
+
+    fn least() -> Json {
+        json!({
+            "version": 1, "features": ["bundle"], "clientId": "c1", "assignedIp": "10.8.0.2",
+            "prefixLength": 24, "gateway": "10.8.0.1", "mtu": 1420, "keepaliveIntervalSecs": 30,
+            "dns": ["1.1.1.1"],
+        })
+    }
+
+    /// The least hello with some members changed.
+    fn changed(members: Json) -> Result<Accepted, HelloError> {
+        let mut hello = least();
+        hello.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        parse(&hello.to_string())
+    }
+
+    fn parse(text: &str) -> Result<Accepted, HelloError> {
+        match ServerHello::parse(text.as_bytes(), OFFERED, true)? {
+            ServerHello::Accepted(accepted) => Ok(*accepted),
+            ServerHello::Rejected(rejection) => panic!("{rejection:?}"),
+        }
+    }
+
+    fn full() -> Accepted {
+        Accepted {
+            version: 1,
+            features: OFFERED,
+            client_id: "c1".into(),
+            assigned_ip: Ipv4Addr::new(10, 8, 0, 2),
+            prefix_length: 24,
+            gateway: Ipv4Addr::new(10, 8, 0, 1),
+            v6: Some(AcceptedV6 {
+                assigned_ip: "fd00::2".parse().unwrap(),
+                prefix_length: 64,
+                gateway: "fd00::1".parse().unwrap(),
+            }),
+            mtu: 1420,
+            keepalive_interval_secs: 30,
+            dns: vec!["1.1.1.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            ticket: Ticket::new(vec![1, 2, 3]).map(|ticket| (ticket, 3600)),
+            mlkem768: None,
+        }
+    }
+
+    #[test]
+    fn a_full_hello_is_compact_and_in_order() {
+        let text = "{\"version\":1,\"features\":[\"bundle\",\"offload\"],\"clientId\":\"c1\",\
+                    \"assignedIp\":\"10.8.0.2\",\"prefixLength\":24,\"gateway\":\"10.8.0.1\",\
+                    \"assignedIp6\":\"fd00::2\",\"prefixLength6\":64,\"gateway6\":\"fd00::1\",\
+                    \"mtu\":1420,\"keepaliveIntervalSecs\":30,\"dns\":[\"1.1.1.1\",\"fd00::1\"],\
+                    \"ticket\":\"AQID\",\"ticketLifetimeSecs\":3600}";
+        let hello = ServerHello::Accepted(Box::new(full()));
+        assert_eq!(std::str::from_utf8(&hello.encode()), Ok(text));
+        assert_eq!(parse(text), Ok(full()));
+        let hybrid = Accepted { mlkem768: Some(vec![7; MLKEM_CIPHERTEXT_LEN]), ..full() };
+        let bytes = ServerHello::Accepted(Box::new(hybrid.clone())).encode();
+        assert_eq!(parse(std::str::from_utf8(&bytes).unwrap()), Ok(hybrid));
+    }
+
+    #[test]
+    fn least_members_must_be_there_once_and_fit() {
+        assert!(changed(json!({})).is_ok());
+        for name in ["version", "features", "clientId", "assignedIp", "prefixLength", "gateway", "mtu", "dns"]
+        {
+            assert_eq!(changed(json!({ name: null })), Err(HelloError::Missing(name)));
+            assert_eq!(changed(json!({ name: true })), Err(HelloError::Invalid(name)));
+            let twice = least().to_string().replacen('{', &format!("{{\"{name}\":null,"), 1);
+            assert_eq!(parse(&twice), Err(HelloError::Invalid(name)));
+        }
+        let interval = json!({ "keepaliveIntervalSecs": null });
+        assert_eq!(changed(interval), Err(HelloError::Missing("keepaliveIntervalSecs")));
+    }
+
+    #[test]
+    fn ranges_end_where_they_should() {
+        for (name, good, bad) in [
+            ("version", vec![json!(1)], vec![json!(0), json!(2), json!(1.0)]),
+            ("prefixLength", vec![json!(0), json!(32)], vec![json!(33), json!(-1)]),
+            ("mtu", vec![json!(576), json!(65_535)], vec![json!(575), json!(65_536)]),
+            ("keepaliveIntervalSecs", vec![json!(5), json!(120)], vec![json!(4), json!(121)]),
+            ("clientId", vec![json!("x".repeat(64))], vec![json!(""), json!("x".repeat(65)), json!("a b")]),
+            (
+                "assignedIp",
+                vec![json!("0.0.0.0")],
+                vec![json!("fd00::2"), json!("10.8.0.02"), json!("10.8.0.2/24")],
+            ),
+            ("gateway", vec![], vec![json!("10.8.0"), json!(" 10.8.0.1")]),
+            (
+                "dns",
+                vec![json!([]), json!(["fd00::1"].repeat(8))],
+                vec![json!(["1.1.1.1"].repeat(9)), json!(["a"]), json!([1])],
+            ),
+        ] {
+            for value in good {
+                assert!(changed(json!({ name: value })).is_ok(), "{name}: {value}");
+            }
+            for value in bad {
+                assert_eq!(changed(json!({ name: value })), Err(HelloError::Invalid(name)), "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn features_were_offered_and_go_together() {
+        for good in [json!([]), json!(["bundle"]), json!(["offload", "bundle"])] {
+            assert!(changed(json!({ "features": good })).is_ok(), "{good}");
+        }
+        for bad in
+            [json!(["rekey"]), json!(["offload"]), json!(["x"]), json!([""]), json!(["bundle"].repeat(33))]
+        {
+            let hello = changed(json!({ "features": bad }));
+            assert_eq!(hello, Err(HelloError::Invalid("features")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ipv6_comes_whole_and_with_its_mtu() {
+        let members =
+            [("assignedIp6", json!("fd00::2")), ("prefixLength6", json!(64)), ("gateway6", json!("fd00::1"))];
+        for present in 0..8 {
+            let some: serde_json::Map<_, _> = members
+                .iter()
+                .enumerate()
+                .filter(|(bit, _)| present & (1 << bit) != 0)
+                .map(|(_, (name, value))| ((*name).to_owned(), value.clone()))
+                .collect();
+            assert_eq!(changed(Json::Object(some)).is_ok(), matches!(present, 0 | 7), "{present:03b}");
+        }
+        let with_mtu = |mtu: u16, prefix: u8| {
+            changed(json!({
+                "assignedIp6": "fd00::2", "prefixLength6": prefix, "gateway6": "fd00::1", "mtu": mtu,
+            }))
+        };
+        assert!(with_mtu(1280, 128).is_ok());
+        assert_eq!(with_mtu(1279, 64), Err(HelloError::Invalid("mtu")));
+        assert_eq!(with_mtu(1280, 129), Err(HelloError::Invalid("prefixLength6")));
+    }
+
+    #[test]
+    fn a_ticket_has_a_lifetime() {
+        let lifetime = u64::from(u32::MAX);
+        assert!(changed(json!({ "ticket": "AAAA", "ticketLifetimeSecs": lifetime })).is_ok());
+        for (members, name) in [
+            (json!({ "ticket": "AAAA" }), "ticketLifetimeSecs"),
+            (json!({ "ticketLifetimeSecs": 1 }), "ticket"),
+        ] {
+            assert_eq!(changed(members), Err(HelloError::Missing(name)));
+        }
+        let beyond = json!({ "ticket": "AAAA", "ticketLifetimeSecs": lifetime + 1 });
+        assert_eq!(changed(beyond), Err(HelloError::Invalid("ticketLifetimeSecs")));
+        assert!(changed(json!({ "ticket": "AAA", "ticketLifetimeSecs": 1 })).is_err());
+    }
+
+    #[test]
+    fn a_ciphertext_was_asked_for_and_has_its_length() {
+        let hello = |length| {
+            let ciphertext = STANDARD.encode(vec![0; length]);
+            changed(json!({ "mlkem768": ciphertext }))
+        };
+        assert!(hello(1088).is_ok());
+        for length in [0, 1087, 1089, 1184] {
+            assert_eq!(hello(length), Err(HelloError::Invalid("mlkem768")), "{length}");
+        }
+        let mut asked = least();
+        asked["mlkem768"] = STANDARD.encode(vec![0; 1088]).into();
+        let unasked = ServerHello::parse(asked.to_string().as_bytes(), OFFERED, false);
+        assert_eq!(unasked, Err(HelloError::Invalid("mlkem768")));
+    }
+
+    #[test]
+    fn a_rejection_needs_nothing_else() {
+        let reject = |text: &str| ServerHello::parse(text.as_bytes(), Features::NONE, false);
+        let expected = ServerHello::Rejected(Rejection {
+            version: 3,
+            code: RejectCode::ServerFull,
+            message: "m".into(),
+        });
+        let text = "{\"version\":3,\"error\":{\"code\":\"server-full\",\"message\":\"m\"}}";
+        assert_eq!(reject(text).as_ref(), Ok(&expected));
+        assert_eq!(expected.encode().as_slice(), text.as_bytes());
+        let others = text.replacen('{', "{\"mtu\":\"x\",\"mtu\":1,\"clientId\":\"\\ud800\",", 1);
+        assert_eq!(reject(&others), Ok(expected));
+        for text in [
+            "{\"error\":{\"code\":\"server-full\",\"message\":\"m\"}}",
+            "{\"version\":1,\"error\":\"server-full\"}",
+            "{\"version\":1,\"error\":{}}",
+            "{\"version\":1,\"error\":{\"code\":\"server-full\"}}",
+            "{\"version\":1,\"error\":{\"message\":\"m\"}}",
+            "{\"version\":1,\"error\":{\"code\":1,\"message\":\"m\"}}",
+            "{\"version\":1,\"error\":{\"code\":\"a\",\"code\":\"a\",\"message\":\"m\"}}",
+            "{\"version\":1,\"error\":null,\"error\":{\"code\":\"a\",\"message\":\"m\"}}",
+            "{\"version\":1,\"error\":null}",
+        ] {
+            assert!(reject(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_not_printed() {
+        let printed = format!("{:?}", full());
+        assert!(printed.contains("[redacted]") && !printed.contains("[1, 2, 3]"), "{printed}");
+    }
+}

@@ -382,3 +382,140 @@ impl Dh for X25519 {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TYPE: FrameType = FrameType::HandshakeInit;
+
+    fn server() -> Keypair {
+        Keypair::generate(&mut rand::rng())
+    }
+
+    fn start(server: &Keypair, payload: &[u8]) -> (Initiated, Vec<u8>) {
+        initiate(Pattern::Nk, TYPE, &server.public, payload, &mut rand::rng()).unwrap()
+    }
+
+    #[test]
+    fn both_ends_agree() {
+        let server = server();
+        let (client, message1) = start(&server, b"one");
+        let (responding, payload) = respond(Pattern::Nk, TYPE, &server, &message1).unwrap();
+        assert_eq!(payload.as_slice(), b"one");
+        assert_eq!(responding.ephemeral()[..], message1[..32]);
+        assert_eq!(responding.client_key(), None);
+        let (message2, at_server) = responding.finish(b"two", &mut rand::rng()).unwrap();
+        let (payload, at_client) = client.finish(&message2).unwrap();
+        assert_eq!(payload.as_slice(), b"two");
+        assert_eq!(at_client.expose(), at_server.expose());
+        assert_eq!(at_client.hash, at_server.hash);
+        assert_ne!(at_client.expose().0, at_client.expose().1);
+        assert_eq!((message1.len(), message2.len()), (48 + 3, 48 + 3));
+    }
+
+    #[test]
+    fn the_client_key_arrives_with_ik() {
+        let (server, client) = (server(), server());
+        let rng = &mut rand::rng();
+        let without = initiate(Pattern::Ik, TYPE, &server.public, b"", rng).map(|_| ());
+        assert_eq!(without, Err(NoiseError::MissingKey));
+        let ik = FrameType::HandshakeInitIk;
+        let prologue = prologue(ik, Pattern::Ik);
+        let (initiated, message1) =
+            initiate_with(Pattern::Ik, &prologue, Some(&client), &server.public, b"one", rng).unwrap();
+        let (responding, _) = respond(Pattern::Ik, ik, &server, &message1).unwrap();
+        assert_eq!(responding.client_key(), Some(client.public));
+        let (message2, at_server) = responding.finish(b"two", rng).unwrap();
+        let (_, at_client) = initiated.finish(&message2).unwrap();
+        assert_eq!(at_client.expose(), at_server.expose());
+    }
+
+    #[test]
+    fn pattern_type_and_key_must_match() {
+        let server = server();
+        let (_, message1) = start(&server, b"one");
+        let refused = |pattern, kind, keys: &Keypair| respond(pattern, kind, keys, &message1).map(|_| ());
+        assert_eq!(refused(Pattern::Nk, TYPE, &server), Ok(()));
+        let others = [
+            refused(Pattern::Ik, TYPE, &server),
+            refused(Pattern::Nk, FrameType::SessionResume, &server),
+            refused(Pattern::Nk, TYPE, &self::server()),
+        ];
+        assert_eq!(others, [Err(NoiseError::Refused); 3]);
+    }
+
+    #[test]
+    fn every_bit_of_message_1_counts() {
+        let server = server();
+        let (_, message1) = start(&server, b"one");
+        for bit in 0..message1.len() * 8 {
+            let mut flipped = message1.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let result = respond(Pattern::Nk, TYPE, &server, &flipped).map(|_| ());
+            assert_eq!(result, Err(NoiseError::Refused), "bit {bit}");
+        }
+        for length in 0..message1.len() {
+            let result = respond(Pattern::Nk, TYPE, &server, &message1[..length]).map(|_| ());
+            assert_eq!(result, Err(NoiseError::Refused), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn every_bit_of_message_2_counts() {
+        let server = server();
+        let again = |change: &dyn Fn(&mut Vec<u8>)| {
+            let (client, message1) = start(&server, b"one");
+            let (responding, _) = respond(Pattern::Nk, TYPE, &server, &message1).unwrap();
+            let (mut message2, _) = responding.finish(b"two", &mut rand::rng()).unwrap();
+            change(&mut message2);
+            client.finish(&message2).map(|_| ())
+        };
+        assert_eq!(again(&|_| ()), Ok(()));
+        for bit in 0..(48 + 3) * 8 {
+            let result = again(&|message| message[bit / 8] ^= 1 << (bit % 8));
+            assert_eq!(result, Err(NoiseError::Refused), "bit {bit}");
+        }
+        for length in 0..48 + 3 {
+            let result = again(&|message| message.truncate(length));
+            assert_eq!(result, Err(NoiseError::Refused), "{length} bytes");
+        }
+        assert_eq!(again(&|message| message.push(0)), Err(NoiseError::Refused));
+    }
+
+    #[test]
+    fn messages_fit_into_frames() {
+        let server = server();
+        let rng = &mut rand::rng();
+        for (length, fits) in
+            [(0, true), (8144, true), (8145, false), (8192, false), (8193, false), (1 << 20, false)]
+        {
+            let payload = vec![0; length];
+            let first =
+                initiate(Pattern::Nk, TYPE, &server.public, &payload, rng).map(|(_, message)| message.len());
+            let expected = if fits { Ok(length + 48) } else { Err(NoiseError::TooLong) };
+            assert_eq!(first, expected);
+            let (_, message1) = start(&server, b"");
+            let (responding, _) = respond(Pattern::Nk, TYPE, &server, &message1).unwrap();
+            let second = responding.finish(&payload, rng).map(|(message, _)| message.len());
+            assert_eq!(second, expected);
+        }
+    }
+
+    #[test]
+    fn an_ephemeral_key_is_used_once() {
+        let mut ephemeral = Ephemeral::default();
+        let mut key = [0; 32];
+        assert_eq!(ephemeral.try_fill_bytes(&mut key), Err(snow::Error::Rng));
+        ephemeral.draw(&mut rand::rng());
+        assert_eq!(ephemeral.try_fill_bytes(&mut key), Ok(()));
+        assert_ne!(key, [0; 32]);
+        assert_eq!(ephemeral.try_fill_bytes(&mut key), Err(snow::Error::Rng));
+    }
+
+    #[test]
+    fn keys_inside_snow_are_erased() {
+        const fn erased_on_drop<T: ZeroizeOnDrop>() {}
+        erased_on_drop::<X25519>();
+    }
+}

@@ -290,3 +290,188 @@ fn nonce(counter: [u8; 8]) -> Nonce {
 }
 
 const _: () = assert!(TAG_LEN == 16 && FULL_NONCE_LEN == 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREFIX: [u8; PREFIX_LEN] = [0xa5; PREFIX_LEN];
+
+    fn key() -> TrafficKey {
+        TrafficKey::from_bytes([7; 32])
+    }
+
+    fn sealed(sealer: &mut Sealer, kind: FrameType, plaintext: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        sealer.seal(kind, plaintext, &mut frame).unwrap();
+        frame
+    }
+
+    /// The first `count` Keepalives under one key.
+    fn keepalives(count: u8) -> Vec<Vec<u8>> {
+        let mut sealer = Sealer::new(&key(), PREFIX);
+        (0..count).map(|i| sealed(&mut sealer, FrameType::Keepalive, &[i; 8])).collect()
+    }
+
+    fn open(opener: &mut Opener, frame: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let mut frame = frame.to_vec();
+        let (header, payload) = frame.split_first_chunk_mut().unwrap();
+        opener.open(header, payload).map(|plaintext| plaintext.to_vec())
+    }
+
+    #[test]
+    fn what_is_sealed_opens() {
+        let (mut sealer, mut opener) = (Sealer::new(&key(), PREFIX), Opener::new(&key()));
+        let mut bytes = 0;
+        for (i, length) in [0, 1, 20, 1420, 65_535].into_iter().enumerate() {
+            let packet: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let frame = sealed(&mut sealer, FrameType::IpPacket, &packet);
+            bytes += frame.len() - HEADER_LEN;
+            assert_eq!(frame.len(), HEADER_LEN + SEAL_OVERHEAD + length);
+            assert_eq!(open(&mut opener, &frame), Ok(packet));
+            assert_eq!((sealer.frames(), sealer.bytes()), (i as u64 + 1, bytes as u64));
+            assert_eq!((opener.frames(), opener.bytes()), (sealer.frames(), sealer.bytes()));
+        }
+    }
+
+    #[test]
+    fn frames_are_appended_without_allocation() {
+        let mut out = Vec::with_capacity(200);
+        out.extend_from_slice(b"ahead");
+        let place = out.as_ptr();
+        let mut sealer = Sealer::new(&key(), PREFIX);
+        sealer.seal(FrameType::Keepalive, &[1; 8], &mut out).unwrap();
+        sealer.seal(FrameType::Keepalive, &[2; 8], &mut out).unwrap();
+        assert_eq!(&out[..5], b"ahead");
+        assert_eq!((out.len(), out.as_ptr()), (5 + 2 * 53, place));
+        let mut opener = Opener::new(&key());
+        assert_eq!(open(&mut opener, &out[5..58]), Ok(vec![1; 8]));
+        assert_eq!(open(&mut opener, &out[58..]), Ok(vec![2; 8]));
+    }
+
+    #[test]
+    fn only_legal_frames_are_sealed() {
+        let mut out = b"ahead".to_vec();
+        let mut sealer = Sealer::new(&key(), PREFIX);
+        for kind in FrameType::ALL {
+            let illegal = match kind.plaintext_lengths() {
+                None => vec![0, 8, 100],
+                Some(lengths) => {
+                    [lengths.start().checked_sub(1), Some(lengths.end() + 1)].into_iter().flatten().collect()
+                }
+            };
+            for length in illegal {
+                let result = sealer.seal(kind, &vec![0; length], &mut out);
+                assert_eq!(result, Err(SealError::Length { kind, length }));
+            }
+            for length in
+                kind.plaintext_lengths().into_iter().flat_map(|range| [*range.start(), *range.end()])
+            {
+                let frame = sealed(&mut Sealer::new(&key(), PREFIX), kind, &vec![0; length]);
+                assert_eq!(frame[0], kind as u8);
+            }
+        }
+        assert_eq!((out.as_slice(), sealer.frames(), sealer.bytes()), (&b"ahead"[..], 0, 0));
+    }
+
+    #[test]
+    fn counters_end_at_2_to_the_48() {
+        let last = COUNTER_LIMIT - 1;
+        let mut sealer = Sealer::at(&key(), PREFIX, last);
+        let mut opener = Opener::at(&key(), PREFIX, last);
+        let frame = sealed(&mut sealer, FrameType::Keepalive, &[1; 8]);
+        assert_eq!(open(&mut opener, &frame), Ok(vec![1; 8]));
+        let mut out = Vec::new();
+        assert_eq!(sealer.seal(FrameType::Keepalive, &[1; 8], &mut out), Err(SealError::Exhausted));
+        assert!(out.is_empty() && sealer.frames() == COUNTER_LIMIT);
+
+        // A peer that seals on.
+        let mut beyond = frame;
+        beyond[HEADER_LEN + PREFIX_LEN..][..8].copy_from_slice(&COUNTER_LIMIT.to_be_bytes());
+        assert_eq!(open(&mut opener, &beyond), Err(OpenError::Exhausted));
+    }
+
+    #[test]
+    fn order_is_kept() {
+        let frames = keepalives(4);
+        let mut opener = Opener::new(&key());
+        assert_eq!(open(&mut opener, &frames[1]), Err(OpenError::Counter), "first counter 1");
+        assert!(open(&mut opener, &frames[0]).is_ok());
+        assert_eq!(open(&mut opener, &frames[0]), Err(OpenError::Counter), "repeated");
+        assert_eq!(open(&mut opener, &frames[2]), Err(OpenError::Counter), "skipped");
+        assert!(open(&mut opener, &frames[1]).is_ok());
+        assert_eq!(open(&mut opener, &frames[0]), Err(OpenError::Counter), "old");
+        assert_eq!(opener.frames(), 2);
+    }
+
+    #[test]
+    fn the_first_frame_brings_the_prefix() {
+        let frames = keepalives(2);
+        let mut other = Sealer::new(&key(), [0x5a; PREFIX_LEN]);
+        let others = [0, 1].map(|i| sealed(&mut other, FrameType::Keepalive, &[i; 8]));
+        let mut opener = Opener::new(&key());
+        assert!(open(&mut opener, &frames[0]).is_ok());
+        assert_eq!(open(&mut opener, &others[1]), Err(OpenError::Prefix));
+        assert!(open(&mut opener, &frames[1]).is_ok());
+        // A frame that fails to open teaches no prefix.
+        let mut opener = Opener::new(&key());
+        let mut forged = others[0].clone();
+        forged[50] ^= 1;
+        assert_eq!(open(&mut opener, &forged), Err(OpenError::Forged));
+        assert!(open(&mut opener, &frames[0]).is_ok());
+    }
+
+    #[test]
+    fn every_bit_counts() {
+        let frames = keepalives(3);
+        // The first frame of a key and a later one go different ways.
+        for expected in [0, 1] {
+            let fresh = || {
+                let mut opener = Opener::new(&key());
+                for frame in &frames[..expected] {
+                    open(&mut opener, frame).unwrap();
+                }
+                opener
+            };
+            let mut opener = fresh();
+            for bit in 0..frames[expected].len() * 8 {
+                let mut flipped = frames[expected].clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let error = match bit / 8 {
+                    21..29 => OpenError::Counter,
+                    5..21 if expected > 0 => OpenError::Prefix,
+                    _ => OpenError::Forged,
+                };
+                assert_eq!(open(&mut opener, &flipped), Err(error), "bit {bit}");
+                assert_eq!(error.close_code(), CloseCode::PolicyViolation);
+            }
+            // After 424 failures all is as before.
+            let before = fresh();
+            assert_eq!((opener.frames(), opener.bytes()), (before.frames(), before.bytes()));
+            for frame in &frames[expected..] {
+                assert!(open(&mut opener, frame).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn short_payloads_and_other_keys_do_not_open() {
+        let frame = keepalives(1).remove(0);
+        let mut opener = Opener::new(&key());
+        for length in HEADER_LEN..frame.len() {
+            let error =
+                if length - HEADER_LEN < SEAL_OVERHEAD { OpenError::Short } else { OpenError::Forged };
+            assert_eq!(open(&mut opener, &frame[..length]), Err(error), "{length}");
+        }
+        let mut stranger = Opener::new(&TrafficKey::from_bytes([8; 32]));
+        assert_eq!(open(&mut stranger, &frame), Err(OpenError::Forged));
+        assert!(open(&mut opener, &frame).is_ok());
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let printed = format!("{:?} {:?}", Sealer::new(&key(), PREFIX), Opener::new(&key()));
+        let expected = "Sealer { counter: 0, bytes: 0, .. } Opener { counter: 0, bytes: 0, .. }";
+        assert_eq!(printed, expected);
+    }
+}

@@ -31,7 +31,7 @@ pub struct Listening {
 #[derive(Debug)]
 pub enum Opened {
     /// To be let in.
-    Request(Request),
+    Request(Box<Request>),
     /// Nothing that can be granted. The client is told so under the handshake's protection.
     Refused {
         /// The frame to send.
@@ -95,7 +95,7 @@ impl Listening {
         match read_hello(&payload) {
             Ok(hello) => {
                 refuse_rest(rest)?;
-                Ok(Opened::Request(Request { responding, hello }))
+                Ok(Opened::Request(Box::new(Request { responding, hello })))
             }
             Err(rejection) => {
                 let (frame, close) = reject(responding, rejection, rng)?;
