@@ -66,9 +66,11 @@ impl From<ClientFailure> for Failure {
             ClientFailure::Rejected(rejection) => rejected(rejection),
             // A plain Disconnect is a hint that anyone on the way can forge.
             ClientFailure::Disconnected(disconnect) => Self { fate: Fate::Retry, ..disconnected(disconnect) },
-            ClientFailure::Broken(error) => Self::retry(VpnError::new(
-                error.error_code(),
-                format!("the server's handshake was wrong: {error}; both ends must run compatible versions"),
+            ClientFailure::Broken { reason, .. } => Self::retry(VpnError::new(
+                reason.error_code(),
+                format!(
+                    "the server's handshake was wrong ({reason}): check serverPublicKey, and that both ends run compatible versions"
+                ),
             )),
         }
     }

@@ -13,7 +13,8 @@ use crate::config::ClientConfig;
 use crate::engine::{Task, pump};
 use crate::error::VpnError;
 use crate::network::{HostChanges, Netlink};
-use crate::qos::PacketQueue;
+use crate::packet::Ingress;
+use crate::qos::{Batch, PacketQueue};
 use crate::report::{LogLevel, MtuInfo};
 use crate::telemetry::{DropReason, Priority, Traffic};
 use crate::tunnel::{Tun, TunConfig};
@@ -72,7 +73,7 @@ impl Tunnel {
         let online = Arc::new(AtomicBool::new(false));
         let uplink =
             Uplink { queue: Arc::clone(&queue), traffic: Arc::clone(traffic), online: Arc::clone(&online) };
-        let pump = Task::spawn("tun", pump(Arc::clone(&tun), uplink));
+        let pump = Task::spawn("tun", pump(Arc::clone(&tun), config.mtu, uplink));
         let addresses = Addresses::of(hello);
         let routes = config.routes.clone();
         let mut tunnel = Self { tun, pump, netlink, changes, queue, online, addresses, routes };
@@ -159,8 +160,11 @@ impl Tunnel {
     /// Opens or shuts the way into the queue. What waited when it opens is from before the outage
     /// and is dropped.
     pub(super) fn set_online(&self, online: bool, traffic: &Traffic) {
-        for length in self.queue.clear() {
-            traffic.drops().count(Priority::Normal, DropReason::Stale, length);
+        let mut stale = Batch::default();
+        while self.queue.drain_into(&mut stale, usize::MAX) > 0 {
+            for packet in stale.iter() {
+                traffic.drops().count(Priority::Normal, DropReason::Stale, packet.len());
+            }
         }
         self.online.store(online, Ordering::Relaxed);
     }

@@ -1,6 +1,7 @@
 //! What the product tells its users: events, states, statistics. The names and units are those of
 //! the public API; faces only serialise these values.
 
+mod errors;
 mod events;
 mod types;
 

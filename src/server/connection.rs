@@ -105,7 +105,7 @@ impl Handshake<'_> {
             Ok(reserved) => reserved,
             Err(code) => return Err(self.reject(websocket, request, code).await),
         };
-        let (unconfirmed, frame) = request.accept(&hello, clock::now(), &mut rand::rng()).map_err(session_failed)?;
+        let (unconfirmed, frame) = request.accept(&hello, &mut rand::rng()).map_err(session_failed)?;
         self.send(websocket, &frame).await?;
         let identity = Identity {
             id: hello.client_id.clone(),

@@ -158,7 +158,8 @@ impl Server {
     pub async fn shutdown(&self) {
         self.begin_shutdown();
         // The sender lives as long as this object.
-        let _done = self.done.subscribe().wait_for(|done| *done).await;
+        let mut done = self.done.subscribe();
+        let _done = done.wait_for(|done| *done).await;
     }
 
     /// Starts what [`Self::shutdown`] waits for.

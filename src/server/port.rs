@@ -29,8 +29,8 @@ impl Route for Downlink {
             match &mut current {
                 None => self.0.traffic.drops().count(Priority::Normal, DropReason::NoRoute, packet.len()),
                 Some((_, peer, producer)) => {
-                    if producer.push(packet).is_err() {
-                        peer.drop_packet(DropReason::QueueFull, packet.len());
+                    if let Err(error) = producer.push(packet) {
+                        peer.drop_packet(error.reason(), packet.len());
                     }
                 }
             }
@@ -70,9 +70,9 @@ impl Uplink {
         let table = self.hub.table();
         let other = table.by_address(to).ok_or(DropReason::NoRoute)?;
         let pushed = other.queue.producer().push(packet);
-        if pushed.is_err() {
+        if let Err(error) = pushed {
             // The packet came whole from this client; it is the other's queue that had no room.
-            other.drop_packet(DropReason::QueueFull, packet.len());
+            other.drop_packet(error.reason(), packet.len());
         }
         Ok(())
     }
