@@ -6,9 +6,11 @@
 //! Nothing here touches what others have set.
 
 mod changes;
+mod command;
 mod conntrack;
 mod error;
 mod firewall;
+mod nat;
 mod netlink;
 mod repair;
 
