@@ -11,11 +11,6 @@ pub(super) const SMALLEST: usize = 256;
 /// The largest buffer, in bytes: the longest packet a bundle record can hold (65,535, PROTOCOL §6).
 pub(super) const LARGEST: usize = 65_536;
 
-/// Free buffers kept at most, in bytes. What comes back at once is one batch (64 MTU packets in
-/// buffers of 2 KiB are 128 KiB); twice that keeps a batch in each direction of the exchange free of
-/// allocations. More would only be memory that a burst has left behind.
-pub(super) const KEPT_BYTES: usize = 256 * 1024;
-
 const CLASSES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
 
 /// The capacity that a packet of `len` bytes needs, which is its class; `None` if it is too long.
@@ -52,13 +47,11 @@ impl FreeBuffers {
         Some(buffer)
     }
 
-    /// Keeps a buffer for reuse, or frees it if enough are kept.
+    /// Keeps a buffer for reuse. The bound on all buffers is the caller's.
     pub(super) fn put(&mut self, mut buffer: Vec<u8>) {
-        if self.bytes + buffer.capacity() <= KEPT_BYTES {
-            buffer.clear();
-            self.bytes += buffer.capacity();
-            self.classes[class_of(buffer.capacity())].free.push(buffer);
-        }
+        buffer.clear();
+        self.bytes += buffer.capacity();
+        self.classes[class_of(buffer.capacity())].free.push(buffer);
     }
 
     /// Frees buffers until at most `bytes` are held, those of the smallest class first: what needs the
@@ -135,15 +128,6 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_kept_than_the_bound() {
-        let mut free = FreeBuffers::default();
-        for _ in 0..1000 {
-            free.put(buffer(2048));
-        }
-        assert_eq!(free.bytes(), KEPT_BYTES);
-    }
-
-    #[test]
     fn room_is_made_by_freeing_the_smallest_first() {
         let mut free = FreeBuffers::default();
         for capacity in [256, 4096, 256] {
@@ -152,6 +136,8 @@ mod tests {
         free.shrink_to(4608);
         assert_eq!(free.bytes(), 4608);
         free.shrink_to(4500);
+        assert_eq!(free.bytes(), 4352);
+        free.shrink_to(4351);
         assert_eq!((free.bytes(), free.take(256)), (4096, None));
         free.shrink_to(0);
         assert_eq!((free.bytes(), free.take(4096)), (0, None));

@@ -35,8 +35,8 @@ pub const QUEUE_BYTES: usize = 768 * 1024;
 pub const QUEUE_PACKETS: usize = 2048;
 
 /// Packets taken out under one lock, unless the consumer asks for fewer: enough that the lock and the
-/// flush behind it vanish in the cost of sealing, few enough that a packet of higher priority, which
-/// can't overtake what was taken out, waits behind 90 KiB at most.
+/// flush behind it vanish in the cost of sealing, few enough that the batch's own memory (1.5 KiB)
+/// does not matter. How long one batch holds up what comes behind it is `max_bytes`' business.
 pub const BATCH_PACKETS: usize = 64;
 
 // Slots are counted twice: the queue and the vectors of free buffers grow by doubling.
@@ -235,7 +235,9 @@ impl Inner {
         self.lent = 0;
         batch.bytes = 0;
         for buffer in batch.packets.drain(..) {
-            self.free.put(buffer);
+            if self.occupied + self.free.bytes() + buffer.capacity() <= QUEUE_BYTES {
+                self.free.put(buffer);
+            }
         }
     }
 
@@ -454,7 +456,7 @@ mod tests {
             drop(producer);
             queue.drain_into(batch, usize::MAX);
             let addresses: BTreeSet<_> = batch.iter().map(<[u8]>::as_ptr).collect();
-            (addresses, queue.lock().packets.capacity(), batch.packets.capacity(), queue.held_bytes())
+            (addresses, queue.held_bytes(), batch.packets.capacity(), queue.lock().packets.capacity())
         };
         round(&mut batch);
         // What a round takes out returns only with the next drain, so two sets take turns.
