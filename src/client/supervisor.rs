@@ -251,7 +251,7 @@ impl Run {
     ) -> Result<Interrupt, Failure> {
         let Established { websocket, session, hello, remote } = established;
         let Some(tunnel) = self.tunnel.as_mut() else { return Err(Failure::last(no_tunnel())) };
-        let mtu = tunnel.mtu_info(remote.ip()).await;
+        let mtu = tunnel.mtu_info(remote.ip());
         let (orders, order_inbox) = mpsc::channel(1);
         let downlink = tunnel.downlink(&hello, &self.traffic, &self.shared);
         let traffic = Arc::clone(&self.traffic);

@@ -127,7 +127,7 @@ impl Handshake<'_> {
             listening.handle_message(clock::now(), &mut rand::rng(), &mut admission.replay, message)
         };
         match opened.map_err(session_failed)? {
-            Opened::Request(request) => Ok(request),
+            Opened::Request(request) => Ok(*request),
             Opened::Refused { frame, close } => {
                 self.send(websocket, &frame).await?;
                 Err((Refused::Rejected(RejectCode::BadRequest), Some(close.as_u16())))

@@ -49,7 +49,9 @@ impl Serving {
             None => None,
         };
         let netlink = Netlink::open()?;
-        check_subnets(&config, &netlink).await?;
+        for net in std::iter::once(IpNet::V4(config.subnet)).chain(config.subnet6.map(IpNet::V6)) {
+            netlink.check_subnet(net, None)?;
+        }
         let listener = Listener::bind(&config.listen_addr).await?;
         let tun = Arc::new(Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: config.mtu })?);
         let mut changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
@@ -88,23 +90,6 @@ impl Serving {
     }
 }
 
-/// Refuses subnets that the host uses already, or sees a way to.
-async fn check_subnets(config: &ServerConfig, netlink: &Netlink) -> Result<(), VpnError> {
-    let ours = std::iter::once(("subnet", IpNet::V4(config.subnet.net())))
-        .chain(config.subnet6.map(|subnet| ("subnet6", IpNet::V6(subnet.net()))));
-    let taken = netlink.host_networks().await?;
-    for (field, net) in ours {
-        let clash = taken.iter().find(|(_, host)| host.contains(&net) || net.contains(host));
-        if let Some((interface, host)) = clash {
-            let message = format!(
-                "{field} {net} overlaps {host}, which the host's interface {interface} uses; choose another {field}"
-            );
-            return Err(VpnError::new(ErrorCode::SubnetConflict, message));
-        }
-    }
-    Ok(())
-}
-
 /// Addresses and, where asked for, NAT.
 async fn set_up(
     config: &ServerConfig,
@@ -114,11 +99,11 @@ async fn set_up(
     shared: &Shared,
 ) -> Result<(), VpnError> {
     let v4 = IpAddr::V4(config.subnet.server());
-    netlink.add_address(tun.index(), v4, config.subnet.prefix_len()).await?;
+    netlink.add_address(tun.index(), v4, config.subnet.prefix_len())?;
     if let Some(subnet) = config.subnet6 {
-        netlink.add_address(tun.index(), IpAddr::V6(subnet.server()), subnet.prefix_len()).await?;
+        netlink.add_address(tun.index(), IpAddr::V6(subnet.server()), subnet.prefix_len())?;
     }
-    netlink.set_up(tun.index(), config.mtu).await?;
+    netlink.set_up(tun.index(), config.mtu)?;
     if !config.enable_nat {
         return Ok(());
     }

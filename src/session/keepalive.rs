@@ -347,9 +347,13 @@ mod tests {
             self.machine.health.current
         }
 
+        fn deadline(&self) -> Instant {
+            self.machine.poll_timeout().expect("a live machine has a deadline")
+        }
+
         /// Goes to the next deadline and does what is due there.
         fn step(&mut self) -> Option<Due> {
-            self.now = self.machine.poll_timeout().expect("a live machine has a deadline");
+            self.now = self.deadline();
             let due = self.machine.handle_timeout(self.now, &mut self.rng);
             if let Some(Due::Keepalive(stamp)) = due {
                 self.sent = (self.now, stamp);

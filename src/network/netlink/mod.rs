@@ -27,6 +27,7 @@ pub(super) use socket::KernelSocket;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
@@ -110,6 +111,26 @@ impl Netlink {
             };
             NetworkError::permission_or(what, source, |what, source| NetworkError::Interface { what, source })
         })
+    }
+
+    /// Takes an address from an interface; one that is gone already is no failure. With its last
+    /// address an interface loses its IPv4 routes.
+    pub fn delete_address(&self, ifindex: u32, address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
+        let mut message = AddressMessage::default();
+        message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.prefix_len = prefix;
+        message.header.index = ifindex;
+        message.attributes.push(AddressAttribute::Local(address));
+        match self.order(RTM_DELADDR, 0, &emit(&message)) {
+            Err(source) if !is_one_of(&source, &[Errno::ADDRNOTAVAIL]) => {
+                let what = format!("taking the address {address}/{prefix} from the tunnel failed");
+                Err(NetworkError::permission_or(what, source, |what, source| NetworkError::Interface {
+                    what,
+                    source,
+                }))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Sets an interface's MTU, in bytes of IP packet, and switches it on, without an IPv6 address
