@@ -49,7 +49,9 @@ impl Serving {
             None => None,
         };
         let netlink = Netlink::open()?;
-        for net in std::iter::once(IpNet::V4(config.subnet)).chain(config.subnet6.map(IpNet::V6)) {
+        for net in std::iter::once(IpNet::V4(config.subnet.net()))
+            .chain(config.subnet6.map(|subnet| IpNet::V6(subnet.net())))
+        {
             netlink.check_subnet(net, None)?;
         }
         let listener = Listener::bind(&config.listen_addr).await?;
