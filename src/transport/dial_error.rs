@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, InvalidMessage};
 
-use crate::error::{ErrorCode, VpnError};
+use crate::error::ErrorCode;
 
 /// How far dialling had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,16 +130,6 @@ impl DialError {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(source) => Self::Tls { fault: TlsFault::of(server, source), source: source.clone() },
             None => Self::Lost { server: server.to_owned(), phase, source: Some(error) },
-        }
-    }
-}
-
-impl From<DialError> for VpnError {
-    fn from(error: DialError) -> Self {
-        let told = Self::new(error.code(), error.to_string());
-        match std::error::Error::source(&error) {
-            Some(cause) => told.caused_by(cause),
-            None => told,
         }
     }
 }
@@ -304,15 +294,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_user_is_told_carries_code_and_cause() {
+    fn a_cut_says_when_it_happened_and_keeps_its_cause() {
         let source = io::Error::from(io::ErrorKind::ConnectionReset);
         let error = DialError::of_stream("vpn.example:443", DialPhase::Upgrade, source);
-        let told = VpnError::from(error);
-        assert_eq!(told.code, ErrorCode::ConnectionLost);
+        assert_eq!(error.code(), ErrorCode::ConnectionLost);
+        let told = error.to_string();
         assert!(
-            told.message.starts_with("vpn.example:443 closed the connection during the WebSocket upgrade")
+            told.starts_with("vpn.example:443 closed the connection during the WebSocket upgrade"),
+            "{told}"
         );
-        assert_eq!(told.cause.as_deref(), Some("connection reset"));
+        let cause = std::error::Error::source(&error).unwrap();
+        assert_eq!(cause.to_string(), "connection reset");
     }
 
     #[test]
