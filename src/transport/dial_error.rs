@@ -236,20 +236,30 @@ impl TlsFault {
             }
             other => Self::Untrusted {
                 server,
-                reason: other.to_string(),
+                reason: match other {
+                    CertificateError::UnknownIssuer => "no authority that we trust signed it".into(),
+                    CertificateError::BadSignature => "its signature is wrong".into(),
+                    CertificateError::Revoked => "it was revoked".into(),
+                    other => other.to_string(),
+                },
                 advice: "if the server has a CA of its own, set tlsCa to that CA's certificate",
             },
         }
     }
 }
 
-/// The certificate's names, as many as a message bears.
+/// The certificate's names, as many as a message bears, from rustls's `DnsName("…")` and the like.
 fn names(presented: &[String]) -> String {
     const SHOWN: usize = 5;
-    match presented {
-        [] => "no host at all".to_owned(),
-        few if few.len() <= SHOWN => few.join(", "),
-        many => format!("{} and {} more", many[..SHOWN].join(", "), many.len() - SHOWN),
+    let bare = |name: &String| {
+        let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+        inner.unwrap_or(name).trim_matches('"').to_owned()
+    };
+    let shown = presented.iter().take(SHOWN).map(bare).collect::<Vec<_>>().join(", ");
+    match presented.len() {
+        0 => "no host at all".to_owned(),
+        1..=SHOWN => shown,
+        many => format!("{shown} and {} more", many - SHOWN),
     }
 }
 
@@ -290,6 +300,7 @@ mod tests {
         let many: Vec<String> = (0..9).map(|i| format!("h{i}")).collect();
         assert_eq!(names(&[]), "no host at all");
         assert_eq!(names(&many[..2]), "h0, h1");
+        assert_eq!(names(&[r#"DnsName("a.example")"#.into(), "IpAddress(::1)".into()]), "a.example, ::1");
         assert_eq!(names(&many), "h0, h1, h2, h3, h4 and 4 more");
     }
 
