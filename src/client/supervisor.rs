@@ -115,7 +115,9 @@ impl Supervisor {
                     self.shared.set_state(ConnectionState::Disconnected);
                     answer(reply, ());
                 }
-                Command::Connect { config, persistent, reply } => self.serve(*config, persistent, reply).await,
+                Command::Connect { config, persistent, reply } => {
+                    self.serve(*config, persistent, reply).await
+                }
             }
         }
     }
@@ -140,7 +142,10 @@ impl Supervisor {
         match outcome {
             Outcome::Interrupted(interrupt) => {
                 self.shared.set_state(ConnectionState::Disconnected);
-                run.answer(Err(VpnError::new(ErrorCode::Aborted, "the attempt to connect was ended by disconnect() or stop()")));
+                run.answer(Err(VpnError::new(
+                    ErrorCode::Aborted,
+                    "the attempt to connect was ended by disconnect() or stop()",
+                )));
                 interrupt.answer();
             }
             Outcome::Failed(error) => match run.reply.take() {
@@ -233,7 +238,8 @@ impl Run {
             Some(tunnel) => tunnel.renew(&established.hello, remote, &self.shared).await,
             None => {
                 let tunnel =
-                    Tunnel::open(&self.config, &established.hello, remote, &self.traffic, &self.shared).await?;
+                    Tunnel::open(&self.config, &established.hello, remote, &self.traffic, &self.shared)
+                        .await?;
                 self.tunnel = Some(tunnel);
                 Ok(())
             }
@@ -341,6 +347,7 @@ fn no_tunnel() -> VpnError {
 }
 
 fn interface_failed(reason: &str) -> VpnError {
-    let message = format!("the tunnel's interface failed ({reason}); was it deleted by another program? connect again");
+    let message =
+        format!("the tunnel's interface failed ({reason}); was it deleted by another program? connect again");
     VpnError::new(ErrorCode::TunUnavailable, message)
 }

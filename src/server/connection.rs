@@ -199,8 +199,8 @@ impl Handshake<'_> {
         let (order_sender, orders) = mpsc::channel(ORDERS);
         let peer = Arc::new(Peer::new(identity, order_sender));
         let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer), mtu);
-        let confirmed =
-            unconfirmed.handle_message(clock::now(), &mut rand::rng(), message, |packet| port.deliver(packet));
+        let confirmed = unconfirmed
+            .handle_message(clock::now(), &mut rand::rng(), message, |packet| port.deliver(packet));
         let session = confirmed.map_err(session_failed)?;
         port.delivered();
         reservation.confirm();
