@@ -4,7 +4,7 @@ use std::error::Error;
 
 use crate::error::{ErrorCode, VpnError};
 use crate::network::NetworkError;
-use crate::transport::{BindError, TlsConfigError};
+use crate::transport::{BindError, DialError, TlsConfigError};
 use crate::tunnel::TunError;
 
 /// What each of those errors is to a user: its code, its message, and what lies behind it.
@@ -18,7 +18,7 @@ macro_rules! reported {
     };
 }
 
-reported!(NetworkError, BindError, TlsConfigError, TunError);
+reported!(NetworkError, BindError, DialError, TlsConfigError, TunError);
 
 fn reported(code: ErrorCode, error: &dyn Error) -> VpnError {
     let report = VpnError::new(code, error.to_string());
