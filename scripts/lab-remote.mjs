@@ -7,6 +7,12 @@ const AGENT = fileURLToPath(new URL('./lab-agent.mjs', import.meta.url));
 /** How long an event may take that a caller waits for, in milliseconds. */
 const EVENT_TIMEOUT_MS = 10_000;
 
+/** How long a function may run in the agent, in milliseconds. */
+const CALL_TIMEOUT_MS = 60_000;
+
+/** How long an agent may take to close its VPNs and end, in milliseconds. */
+const CLOSE_TIMEOUT_MS = 10_000;
+
 export class Agent {
   /** @type {string} everything the process has printed to stderr */
   stderr = '';
@@ -77,12 +83,14 @@ export class Agent {
   run(task, ...args) {
     if (!this.running) return Promise.reject(this.#gone());
     const id = ++this.#lastId;
-    return new Promise((resolve, reject) => {
+    const source = String(task);
+    const answer = new Promise((resolve, reject) => {
       this.#calls.set(id, { resolve, reject });
-      this.#child.send({ id, source: String(task), args }, (error) => {
+      this.#child.send({ id, source, args }, (error) => {
         if (error && this.#calls.delete(id)) reject(error);
       });
     });
+    return within(answer, CALL_TIMEOUT_MS, `No answer to ${source} ${JSON.stringify(args)}`);
   }
 
   /** Makes a `VpnClient` in the process. */
@@ -106,17 +114,26 @@ export class Agent {
     await this.run(() => void setImmediate(() => process.channel.unref()));
   }
 
-  /** Closes the VPNs of the process, then ends it. Idempotent. */
+  /**
+   * Closes the VPNs of the process and lets it end; kills it, and rejects, when it takes too long.
+   * Idempotent.
+   */
   async close() {
-    if (this.running) {
-      await this.run(async ({ vpns }) => {
-        await Promise.all([...vpns.values()].map((vpn) => vpn.close()));
-      }).catch((error) => {
-        if (this.running) throw error;
-      });
-      if (this.#child.connected) this.#child.disconnect();
+    try {
+      await within(this.#closeGently(), CLOSE_TIMEOUT_MS, 'The process did not end');
+    } catch (error) {
+      await this.kill();
+      throw error;
     }
     return this.ended;
+  }
+
+  async #closeGently() {
+    if (!this.running) return;
+    const closing = this.run(({ vpns }) => Promise.all([...vpns.values()].map((vpn) => vpn.close())).then(() => {}));
+    await Promise.race([closing, this.ended]);
+    if (this.#child.connected) this.#child.disconnect();
+    await this.ended;
   }
 
   async #create(className, options) {
@@ -179,6 +196,11 @@ export class RemoteVpn extends EventEmitter {
     this.emit('*', name, args);
   }
 
+  /** Forgets the events so far. */
+  forget() {
+    this.events = [];
+  }
+
   /** The first arguments of all events of one name so far. */
   seen(name) {
     return this.events.filter((event) => event.name === name).map(({ args }) => args[0]);
@@ -214,6 +236,19 @@ for (const method of [
     return this.call(method, ...args);
   };
 } // prettier-ignore
+
+/** What the promise settles to, or a rejection when that takes too long. */
+async function within(promise, timeoutMs, complaint) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${complaint} within ${timeoutMs} ms`)), timeoutMs);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
 
 /** An error as it was thrown over there, its class apart. */
 function revive(value) {

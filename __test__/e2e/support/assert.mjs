@@ -1,0 +1,24 @@
+import assert from 'node:assert/strict';
+
+/**
+ * Asserts that a call fails with that code and a message that helps: whole sentences that hold all
+ * the words a user would look for.
+ *
+ * @param {Promise<unknown>} call
+ * @param {string} code
+ * @param {...(string | RegExp)} words
+ */
+export async function assertFails(call, code, ...words) {
+  const error = await call.then(
+    (value) => assert.fail(`expected ${code}, but it resolved with ${JSON.stringify(value)}`),
+    (reason) => reason,
+  );
+  assert.equal(error.code, code, error.stack);
+  assert.equal(error.name, 'VpnError');
+  assert.match(error.message, /^[^\s].{15,}\.$/s, 'the message is a sentence');
+  for (const word of words) {
+    if (word instanceof RegExp) assert.match(error.message, word);
+    else assert.ok(error.message.includes(word), `"${error.message}" does not name ${word}`);
+  }
+  return error;
+}
