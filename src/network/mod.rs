@@ -1,1 +1,20 @@
-//! (to be written)
+//! The host's network: addresses, routes, forwarding, NAT.
+//!
+//! [`Netlink`] asks the kernel and sets up our own TUN. Everything that is set elsewhere on the host
+//! goes through [`HostChanges`], which writes it into a journal first and takes it back at the end;
+//! what a killed process left behind, the next start (or [`repair`]) takes back by that journal.
+//! Nothing here touches what others have set.
+
+mod changes;
+mod conntrack;
+mod error;
+mod firewall;
+mod netlink;
+mod repair;
+
+pub use changes::HostChanges;
+pub use conntrack::delete_conntrack;
+pub use error::NetworkError;
+pub use firewall::Warning;
+pub use netlink::{HostRoute, Netlink, Way};
+pub use repair::{RepairReport, repair};
