@@ -1,13 +1,15 @@
 /**
  * The state of a host that a VPN could change: addresses, routes, rules, firewall, kernel settings
- * and resolvers. What changes by itself (counters, lifetimes) is left out.
+ * and resolvers, and the VPN's own notes of what it has to undo. What changes by itself (counters,
+ * lifetimes) is left out.
  */
+import { STATE_DIR } from './lab.mjs';
 
 /** Every setting below these is compared. */
 const SETTINGS = '/proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf /proc/sys/net/ipv4/ip_forward';
 
 /** The parts, each printed by one command; a missing one (no nft, no IPv6) is empty. */
-const PARTS = {
+const parts = () => ({
   addresses: 'ip -j address',
   routes: 'ip -j -4 route show table all',
   routes6: 'ip -j -6 route show table all',
@@ -16,16 +18,17 @@ const PARTS = {
   firewall: 'nft -j list ruleset',
   resolvers: 'cat /etc/resolv.conf',
   settings: `grep -rs . ${SETTINGS}`,
-};
+  journals: `ls ${STATE_DIR} | grep -v '^lock$'`,
+});
 
 const SEPARATOR = '\u001e';
 
 /** @param {import('./lab.mjs').Host} host */
 export async function readHostState(host) {
-  const script = Object.values(PARTS).map((command) => `${command} 2>/dev/null || true; printf '${SEPARATOR}'`);
+  const script = Object.values(parts()).map((command) => `${command} 2>/dev/null || true; printf '${SEPARATOR}'`);
   const { stdout } = await host.sh(script.join('\n'));
   const texts = stdout.split(SEPARATOR);
-  const state = Object.fromEntries(Object.keys(PARTS).map((part, index) => [part, texts[index]]));
+  const state = Object.fromEntries(Object.keys(parts()).map((part, index) => [part, texts[index]]));
   return {
     addresses: json(state.addresses).map(address),
     routes: json(state.routes).map(withoutFlux),
@@ -34,12 +37,17 @@ export async function readHostState(host) {
     rules6: json(state.rules6),
     firewall: (json(state.firewall).nftables ?? []).filter((item) => !item.metainfo).map(withoutFlux),
     resolvers: state.resolvers,
-    settings: state.settings.trim().split('\n').sort(),
+    settings: lines(state.settings),
+    journals: lines(state.journals),
   };
 }
 
 function json(text) {
   return text.trim() === '' ? [] : JSON.parse(text);
+}
+
+function lines(text) {
+  return text.split('\n').filter(Boolean).sort();
 }
 
 function address({ ifname, mtu, flags, addr_info }) {

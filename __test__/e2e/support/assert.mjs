@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 
 /**
- * Asserts that a call fails with that code and a message that helps: whole sentences that hold all
- * the words a user would look for.
+ * Asserts that a call fails with that code and a message that helps: it says more than the code
+ * does, and holds all the words a user would look for.
  *
  * @param {Promise<unknown>} call
  * @param {string} code
@@ -15,7 +15,7 @@ export async function assertFails(call, code, ...words) {
   );
   assert.equal(error.code, code, error.stack);
   assert.equal(error.name, 'VpnError');
-  assert.match(error.message, /^[^\s].{15,}\.$/s, 'the message is a sentence');
+  assert.ok(error.message.length > 20 && error.message !== code, `"${error.message}" does not help`);
   for (const word of words) {
     if (word instanceof RegExp) assert.match(error.message, word);
     else assert.ok(error.message.includes(word), `"${error.message}" does not name ${word}`);

@@ -20,7 +20,7 @@ const certificate = authority.issue([SERVER.address, SERVER.address6, 'vpn.test'
 const keys = keypair();
 
 /** Debian's package of each tool a test may need. */
-const PACKAGES = { conntrack: 'conntrack', curl: 'curl', dig: 'bind9-dnsutils', iperf3: 'iperf3', nft: 'nftables', ping: 'iputils-ping' };
+const PACKAGES = { curl: 'curl', dig: 'bind9-dnsutils', iperf3: 'iperf3', nft: 'nftables', ping: 'iputils-ping', tcpdump: 'tcpdump' };
 
 /**
  * For `skip`: why a test cannot run here, or `false`.
