@@ -104,7 +104,9 @@ function ipv6Bytes(address) {
 
 /** SHA-1 of the public key, as RFC 5280 §4.2.1.2 suggests for key identifiers. */
 function keyId(publicKey) {
-  return createHash('sha1').update(publicKey.export({ type: 'spki', format: 'der' })).digest();
+  return createHash('sha1')
+    .update(publicKey.export({ type: 'spki', format: 'der' }))
+    .digest();
 }
 
 function pem(der) {

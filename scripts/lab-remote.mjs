@@ -130,7 +130,9 @@ export class Agent {
 
   async #closeGently() {
     if (!this.running) return;
-    const closing = this.run(({ vpns }) => Promise.all([...vpns.values()].map((vpn) => vpn.close())).then(() => {}));
+    const closing = this.run(({ vpns }) =>
+      Promise.all([...vpns.values()].map((vpn) => vpn.close())).then(() => {}),
+    );
     await Promise.race([closing, this.ended]);
     if (this.#child.connected) this.#child.disconnect();
     await this.ended;
@@ -181,12 +183,7 @@ export class RemoteVpn extends EventEmitter {
 
   /** Calls a method of the object. */
   call(method, ...args) {
-    return this.#agent.run(
-      ({ vpns }, id, name, list) => vpns.get(id)[name](...list),
-      this.#id,
-      method,
-      args,
-    );
+    return this.#agent.run(({ vpns }, id, name, list) => vpns.get(id)[name](...list), this.#id, method, args);
   }
 
   /** @private an event came */

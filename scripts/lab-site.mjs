@@ -10,8 +10,18 @@
  */
 import { Lab } from './lab.mjs';
 
-export const SERVER = { address: '10.90.0.2', address6: 'fd90::2', public: '203.0.113.1', public6: '2001:db8:113::1' };
-export const WEB = { address: '203.0.113.2', address6: '2001:db8:113::2', network: '203.0.113.0/24', network6: '2001:db8:113::/64' };
+export const SERVER = {
+  address: '10.90.0.2',
+  address6: 'fd90::2',
+  public: '203.0.113.1',
+  public6: '2001:db8:113::1',
+};
+export const WEB = {
+  address: '203.0.113.2',
+  address6: '2001:db8:113::2',
+  network: '203.0.113.0/24',
+  network6: '2001:db8:113::/64',
+};
 
 /**
  * @param {{ clients?: number }} [options] how many client hosts

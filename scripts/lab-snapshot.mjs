@@ -25,7 +25,9 @@ const SEPARATOR = '\u001e';
 
 /** @param {import('./lab.mjs').Host} host */
 export async function readHostState(host) {
-  const script = Object.values(parts()).map((command) => `${command} 2>/dev/null || true; printf '${SEPARATOR}'`);
+  const script = Object.values(parts()).map(
+    (command) => `${command} 2>/dev/null || true; printf '${SEPARATOR}'`,
+  );
   const { stdout } = await host.sh(script.join('\n'));
   const texts = stdout.split(SEPARATOR);
   const state = Object.fromEntries(Object.keys(parts()).map((part, index) => [part, texts[index]]));

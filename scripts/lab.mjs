@@ -75,9 +75,19 @@ export class Lab {
     // Both ends are born under a name that is free in every host, and renamed where they belong.
     const id = this.#veths++;
     const born = [`veth${id}a`, `veth${id}b`];
-    await a.host.exec(
-      ['ip', 'link', 'add', born[0], 'type', 'veth', 'peer', 'name', born[1], 'netns', String(b.host.pid)],
-    );
+    await a.host.exec([
+      'ip',
+      'link',
+      'add',
+      born[0],
+      'type',
+      'veth',
+      'peer',
+      'name',
+      born[1],
+      'netns',
+      String(b.host.pid),
+    ]);
     await Promise.all(
       [a, b].map(({ host, name, addresses }, index) =>
         host.ip([
@@ -238,14 +248,24 @@ function findObstacle() {
   if (process.platform !== 'linux') {
     return `Network namespaces need Linux; this is ${process.platform}.`;
   }
-  for (const [tool, distributionPackage] of [['unshare', 'util-linux'], ['nsenter', 'util-linux'], ['setpriv', 'util-linux'], ['ip', 'iproute2']]) {
-    if (!hasTool(tool)) return `The program \`${tool}\` is missing; it is in the package ${distributionPackage}.`;
+  for (const [tool, distributionPackage] of [
+    ['unshare', 'util-linux'],
+    ['nsenter', 'util-linux'],
+    ['setpriv', 'util-linux'],
+    ['ip', 'iproute2'],
+  ]) {
+    if (!hasTool(tool))
+      return `The program \`${tool}\` is missing; it is in the package ${distributionPackage}.`;
   }
   return namespaceObstacle() ?? tunObstacle();
 }
 
 function namespaceObstacle() {
-  const attempt = spawnSync('unshare', [...userNamespace(), '--mount', '--net', 'mount', '-t', 'tmpfs', 'lab', '/run'], { encoding: 'utf8' });
+  const attempt = spawnSync(
+    'unshare',
+    [...userNamespace(), '--mount', '--net', 'mount', '-t', 'tmpfs', 'lab', '/run'],
+    { encoding: 'utf8' },
+  );
   if (attempt.status === 0) return null;
   const words = attempt.stderr.trim();
   if (isRoot()) {

@@ -28,9 +28,15 @@ describe('clients of one server', { skip: requires('iperf3') }, () => {
     assert.equal(byName['client-2'].assignedIp, second.assignedIp);
     assert.match(byName['client-1'].remoteAddr, /^10\.90\.1\.2:\d+$/);
     assert.match(byName['client-2'].remoteAddr, /^10\.90\.2\.2:\d+$/);
-    assert.deepEqual(clients.map(({ online }) => online), [true, true]);
     assert.deepEqual(
-      server.vpn.seen('client-connected').map(({ name }) => name).sort(),
+      clients.map(({ online }) => online),
+      [true, true],
+    );
+    assert.deepEqual(
+      server.vpn
+        .seen('client-connected')
+        .map(({ name }) => name)
+        .sort(),
       ['client-1', 'client-2'],
     );
     assert.equal((await server.vpn.getStatistics()).activeClients, 2);
@@ -97,7 +103,10 @@ describe('clients of one server', { skip: requires('iperf3') }, () => {
     const { clientId } = await server.vpn.event('client-connected');
     await client.vpn.disconnect();
     await client.vpn.disconnect();
-    assert.deepEqual(await server.vpn.event('client-disconnected'), { clientId, reason: 'client-disconnect' });
+    assert.deepEqual(await server.vpn.event('client-disconnected'), {
+      clientId,
+      reason: 'client-disconnect',
+    });
     assert.equal((await client.vpn.getStatus()).state, 'disconnected');
     assert.equal(server.vpn.seen('client-disconnected').length, 1);
   });
@@ -179,7 +188,9 @@ describe('clients of one server', { skip: requires('iperf3') }, () => {
         const [vpn] = vpns.values();
         const errors = [];
         for (let round = 0; round < count; round++) {
-          await vpn.connect(config).catch((error) => errors.push(`${round}: ${error.code}: ${error.message}`));
+          await vpn
+            .connect(config)
+            .catch((error) => errors.push(`${round}: ${error.code}: ${error.message}`));
           await vpn.disconnect();
         }
         return errors;

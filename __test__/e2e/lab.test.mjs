@@ -28,7 +28,8 @@ describe('the laboratory', { skip: requires('curl', 'dig', 'iperf3') }, () => {
     await site.server.sh('echo 1 > /proc/sys/net/ipv4/ip_forward');
     assert.equal(await reaches(site.client, WEB.address), false);
 
-    const rules = 'table ip by-hand { chain out { type nat hook postrouting priority srcnat; oifname "lan" masquerade; }; }';
+    const rules =
+      'table ip by-hand { chain out { type nat hook postrouting priority srcnat; oifname "lan" masquerade; }; }';
     await site.server.exec(['nft', '-f', '-'], { input: rules });
     await site.serveWeb();
     const url = `http://${WEB.address}`;
@@ -38,7 +39,10 @@ describe('the laboratory', { skip: requires('curl', 'dig', 'iperf3') }, () => {
     const { stdout } = await site.client.exec(['dig', '+short', `@${WEB.address}`, 'web.test']);
     assert.equal(stdout.trim(), WEB.address);
     assert.ok((await iperf(site.client, site.web, WEB.address)).sum_received.bytes > 1_000_000);
-    assert.match((await ping(site.client, WEB.address, { size: 1473, dontFragment: true })).output, /message too long/);
+    assert.match(
+      (await ping(site.client, WEB.address, { size: 1473, dontFragment: true })).output,
+      /message too long/,
+    );
 
     await site.server.sh('nft delete table ip by-hand; echo 0 > /proc/sys/net/ipv4/ip_forward');
     await site.internet.ip([`route del ${route}`]);
@@ -50,11 +54,20 @@ describe('the laboratory', { skip: requires('curl', 'dig', 'iperf3') }, () => {
       addresses: ['ip addr add 192.0.2.1/32 dev lo', 'ip addr del 192.0.2.1/32 dev lo'],
       interfaces: ['ip tuntap add dev left0 mode tun', 'ip link del left0'],
       routes: ['ip route add 192.0.2.0/24 via 10.90.1.1', 'ip route del 192.0.2.0/24'],
-      'IPv6 routes': ['ip -6 route add unreachable ::/0 metric 1', 'ip -6 route del unreachable ::/0 metric 1'],
+      'IPv6 routes': [
+        'ip -6 route add unreachable ::/0 metric 1',
+        'ip -6 route del unreachable ::/0 metric 1',
+      ],
       rules: ['ip rule add from 192.0.2.1 table 7', 'ip rule del from 192.0.2.1 table 7'],
       firewall: ['nft add table inet left', 'nft delete table inet left'],
-      forwarding: ['echo 1 > /proc/sys/net/ipv4/conf/eth0/forwarding', 'echo 0 > /proc/sys/net/ipv4/conf/eth0/forwarding'],
-      resolvers: ['cp -p /etc/resolv.conf /run/kept; echo nameserver 192.0.2.1 > /etc/resolv.conf', 'mv /run/kept /etc/resolv.conf'],
+      forwarding: [
+        'echo 1 > /proc/sys/net/ipv4/conf/eth0/forwarding',
+        'echo 0 > /proc/sys/net/ipv4/conf/eth0/forwarding',
+      ],
+      resolvers: [
+        'cp -p /etc/resolv.conf /run/kept; echo nameserver 192.0.2.1 > /etc/resolv.conf',
+        'mv /run/kept /etc/resolv.conf',
+      ],
     };
     for (const [what, [change, undo]] of Object.entries(changes)) {
       await site.client.sh(change);
@@ -71,7 +84,9 @@ describe('the laboratory', { skip: requires('curl', 'dig', 'iperf3') }, () => {
       const agent = await server.agent();
       console.log([server.pid, clients[0].pid, agent.pid].join(' '));
     `;
-    const maker = spawn(process.execPath, ['--input-type=module', '--eval', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const maker = spawn(process.execPath, ['--input-type=module', '--eval', script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     const [line] = await once(maker.stdout.setEncoding('utf8'), 'data');
     maker.kill('SIGKILL');
     await once(maker, 'exit');
@@ -87,7 +102,10 @@ describe('certificates', () => {
     const ca = new X509Certificate(authority.certificate);
     const notBefore = new Date('2020-01-02T03:04:05Z');
     const notAfter = new Date('2051-01-02T03:04:05Z'); // as GeneralizedTime
-    const { certificate } = authority.issue(['10.0.0.1', 'vpn.test', '2001:db8::1:2'], { notBefore, notAfter });
+    const { certificate } = authority.issue(['10.0.0.1', 'vpn.test', '2001:db8::1:2'], {
+      notBefore,
+      notAfter,
+    });
     const leaf = new X509Certificate(certificate);
 
     assert.equal(ca.ca, true);

@@ -17,10 +17,13 @@ describe('a busy JavaScript thread', { skip: requires() }, () => {
     const server = await site.serve();
     const client = await site.connect();
     const block = () => {
-      for (const end = Date.now() + 3_000; Date.now() < end; );
+      for (const end = Date.now() + 3_000; Date.now() < end;);
     };
     const blocked = [server, client].map(({ agent }) => agent.run(block));
-    const { received, maxMs, output } = await ping(site.client, WEB.address, { count: 140, intervalSecs: 0.02 });
+    const { received, maxMs, output } = await ping(site.client, WEB.address, {
+      count: 140,
+      intervalSecs: 0.02,
+    });
     await Promise.all(blocked);
     assert.equal(received, 140, output);
     assert.ok(maxMs < 500, `a packet took ${maxMs} ms`);
@@ -32,7 +35,10 @@ describe('the host is as found', { skip: requires() }, () => {
 
   /** How a program may end, and how its process then does. */
   const endings = {
-    'process.exit()': { act: () => void setImmediate(() => process.exit(7)), ended: { code: 7, signal: null } },
+    'process.exit()': {
+      act: () => void setImmediate(() => process.exit(7)),
+      ended: { code: 7, signal: null },
+    },
     'an uncaught throw': {
       act: () =>
         void setImmediate(() => {
@@ -40,7 +46,10 @@ describe('the host is as found', { skip: requires() }, () => {
         }),
       ended: { code: 1, signal: null },
     },
-    'an unhandled rejection': { act: () => void Promise.reject(new Error('on purpose')), ended: { code: 1, signal: null } },
+    'an unhandled rejection': {
+      act: () => void Promise.reject(new Error('on purpose')),
+      ended: { code: 1, signal: null },
+    },
     SIGTERM: { signal: 'SIGTERM', ended: { code: null, signal: 'SIGTERM' } },
     SIGINT: { signal: 'SIGINT', ended: { code: null, signal: 'SIGINT' } },
     SIGHUP: { signal: 'SIGHUP', ended: { code: null, signal: 'SIGHUP' } },
@@ -206,7 +215,10 @@ describe('stop() and close()', { skip: requires() }, () => {
     await vpn.close();
     await vpn.close();
     const exits = vpn.events.filter(({ name }) => name === 'exit');
-    assert.deepEqual(exits.map(({ args }) => args[0].code), [0]);
+    assert.deepEqual(
+      exits.map(({ args }) => args[0].code),
+      [0],
+    );
     assert.equal(vpn.events.at(-1).name, 'exit', 'no event follows it');
     assert.equal((await server.vpn.event('client-disconnected')).reason, 'client-disconnect');
     await server.agent.close();
@@ -236,7 +248,10 @@ describe('stop() and close()', { skip: requires() }, () => {
   it('end a start() that is under way', async () => {
     const agent = await site.agent(site.server);
     const vpn = await agent.server();
-    const outcome = vpn.start(serverConfig()).then(() => 'started', ({ code }) => code);
+    const outcome = vpn.start(serverConfig()).then(
+      () => 'started',
+      ({ code }) => code,
+    );
     await vpn.close();
     assert.ok(['started', 'aborted'].includes(await outcome), await outcome);
   });
@@ -246,7 +261,10 @@ describe('stop() and close()', { skip: requires() }, () => {
     const agent = await site.agent(site.client);
     for (let delayMs = 0; delayMs < 60; delayMs += 4) {
       const vpn = await agent.client();
-      const outcome = vpn.connect(clientConfig(FULL_TUNNEL)).then(() => 'connected', ({ code }) => code);
+      const outcome = vpn.connect(clientConfig(FULL_TUNNEL)).then(
+        () => 'connected',
+        ({ code }) => code,
+      );
       await sleep(delayMs);
       await vpn.close();
       assert.ok(['connected', 'aborted'].includes(await outcome), `after ${delayMs} ms: ${await outcome}`);
@@ -282,7 +300,9 @@ describe('calls that cross', { skip: requires() }, () => {
     const agent = await site.agent(site.client);
     const vpn = await agent.client();
     const connecting = assertFails(vpn.connect(clientConfig()), 'aborted');
-    const second = vpn.event('status', ({ state }) => state === 'connecting').then(() => vpn.connect(clientConfig()));
+    const second = vpn
+      .event('status', ({ state }) => state === 'connecting')
+      .then(() => vpn.connect(clientConfig()));
     await assertFails(second, 'already-connected');
     await vpn.disconnect();
     await connecting;

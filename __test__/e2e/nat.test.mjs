@@ -29,7 +29,10 @@ describe('NAT', { skip: requires() }, () => {
     it(`of two servers in ${where} does not end with one of them`, async () => {
       const subnet6 = ['fd08::/64', 'fd09::/64'];
       const first = await site.serve({ subnet6: subnet6[0] });
-      const second = await site.serve({ ...SECOND, subnet6: subnet6[1] }, sameProcess ? { agent: first.agent } : {});
+      const second = await site.serve(
+        { ...SECOND, subnet6: subnet6[1] },
+        sameProcess ? { agent: first.agent } : {},
+      );
       const routes = [WEB.network, WEB.network6];
       await site.connect({ routes });
       await site.connect({ routes, serverUrl: SECOND_URL }, { host: site.clients[1] });
@@ -110,18 +113,29 @@ describe('other people’s firewalls', { skip: requires() }, () => {
         }
       `,
     });
-    await site.server.ip(['addr add 192.0.2.9/32 dev lo', 'route add 198.51.100.0/24 via 203.0.113.2', 'rule add from 192.0.2.9 table 77']);
+    await site.server.ip([
+      'addr add 192.0.2.9/32 dev lo',
+      'route add 198.51.100.0/24 via 203.0.113.2',
+      'rule add from 192.0.2.9 table 77',
+    ]);
     const before = await site.server.snapshot();
     const { vpn, agent } = await site.serve(serverConfig());
     await site.connect();
     assert.equal(await reaches(site.client, WEB.address), true);
     const during = await site.server.snapshot();
-    const theirs = ({ firewall }) => firewall.filter((item) => ['nat', 'filter'].includes(Object.values(item)[0].table ?? Object.values(item)[0].name));
+    const theirs = ({ firewall }) =>
+      firewall.filter((item) =>
+        ['nat', 'filter'].includes(Object.values(item)[0].table ?? Object.values(item)[0].name),
+      );
     assert.deepEqual(theirs(during), theirs(before));
     await vpn.stopServer();
     assert.deepEqual(await site.server.snapshot(), before);
     await agent.close();
-    await site.server.ip(['addr del 192.0.2.9/32 dev lo', 'route del 198.51.100.0/24', 'rule del from 192.0.2.9 table 77']);
+    await site.server.ip([
+      'addr del 192.0.2.9/32 dev lo',
+      'route del 198.51.100.0/24',
+      'rule del from 192.0.2.9 table 77',
+    ]);
     await site.server.sh('nft delete table ip nat; nft delete table inet filter');
   });
 });

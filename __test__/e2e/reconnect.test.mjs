@@ -57,7 +57,10 @@ describe('a server that goes away', { skip: requires() }, () => {
     await server.agent.kill('SIGKILL');
     const status = await vpn.event('status', ({ state }) => state === 'error');
     assert.equal(status.lastErrorCode, 'connection-lost');
-    assert.equal(vpn.seen('status').some(({ state }) => state === 'reconnecting'), false);
+    assert.equal(
+      vpn.seen('status').some(({ state }) => state === 'reconnecting'),
+      false,
+    );
     await site.serve();
   });
 

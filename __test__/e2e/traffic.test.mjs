@@ -4,7 +4,15 @@ import { before, describe, it } from 'node:test';
 
 import { digest } from '../../scripts/lab-web.mjs';
 import { LONG, requires, SERVER, TUNNEL, useSite, WEB } from './support/site.mjs';
-import { counters, eventually, fetchDigest, fetchText, interfaceWith, iperf, ping } from './support/traffic.mjs';
+import {
+  counters,
+  eventually,
+  fetchDigest,
+  fetchText,
+  interfaceWith,
+  iperf,
+  ping,
+} from './support/traffic.mjs';
 
 const FILE_BYTES = 64 * 1024 * 1024;
 const MTU = 1420;
@@ -40,7 +48,10 @@ describe('traffic through the tunnel', { skip: requires('curl', 'dig', 'iperf3')
     'the public host by IPv6': WEB.address6,
   })) {
     it(`pings ${name}`, async () => {
-      const { sent, received, duplicates, output } = await ping(site.client, target, { count: 20, intervalSecs: 0.01 });
+      const { sent, received, duplicates, output } = await ping(site.client, target, {
+        count: 20,
+        intervalSecs: 0.01,
+      });
       assert.deepEqual({ sent, received, duplicates }, { sent: 20, received: 20, duplicates: 0 }, output);
     });
   }
@@ -69,15 +80,26 @@ describe('traffic through the tunnel', { skip: requires('curl', 'dig', 'iperf3')
 
   for (const [name, ...args] of [['up'], ['down', '-R']]) {
     it(`carries UDP ${name}`, async () => {
-      const { sum } = await iperf(site.client, site.web, WEB.address, ['-u', '-b', '10M', '-l', '1200', ...args]);
+      const { sum } = await iperf(site.client, site.web, WEB.address, [
+        '-u',
+        '-b',
+        '10M',
+        '-l',
+        '1200',
+        ...args,
+      ]);
       assert.ok(sum.packets > 500, `${sum.packets} packets were sent`);
       assert.ok(sum.lost_percent < 5, `${sum.lost_percent} % were lost`);
     });
   }
 
   it('fetches a page, and the public host sees the server’s address', async () => {
-    assert.ok((await fetchText(site.client, `http://${WEB.address}/`)).includes(`came from ${SERVER.public}.`));
-    assert.ok((await fetchText(site.client, `http://[${WEB.address6}]/`)).includes(`came from ${SERVER.public6}.`));
+    assert.ok(
+      (await fetchText(site.client, `http://${WEB.address}/`)).includes(`came from ${SERVER.public}.`),
+    );
+    assert.ok(
+      (await fetchText(site.client, `http://[${WEB.address6}]/`)).includes(`came from ${SERVER.public6}.`),
+    );
   });
 
   it('moves a large file both ways, byte for byte', async () => {
@@ -100,13 +122,23 @@ describe('traffic through the tunnel', { skip: requires('curl', 'dig', 'iperf3')
     const some = [0, 1, 15, 16, 99, 100, 511, 512, 1000, largest - 1, largest];
     const sizes = LONG ? Array.from({ length: largest + 1 }, (_, size) => size) : some;
     for (const size of sizes) {
-      const { received, output } = await ping(site.client, WEB.address, { count: 1, size, dontFragment: true });
+      const { received, output } = await ping(site.client, WEB.address, {
+        count: 1,
+        size,
+        dontFragment: true,
+      });
       assert.equal(received, 1, `${size} bytes: ${output}`);
     }
     const largest6 = MTU - IPV6_PING_OVERHEAD;
-    assert.equal((await ping(site.client, WEB.address6, { count: 1, size: largest6, dontFragment: true })).received, 1);
+    assert.equal(
+      (await ping(site.client, WEB.address6, { count: 1, size: largest6, dontFragment: true })).received,
+      1,
+    );
 
-    for (const [address, size] of [[WEB.address, largest + 1], [WEB.address6, largest6 + 1]]) {
+    for (const [address, size] of [
+      [WEB.address, largest + 1],
+      [WEB.address6, largest6 + 1],
+    ]) {
       const tooBig = await ping(site.client, address, { count: 1, size, dontFragment: true });
       assert.equal(tooBig.received, 0);
       assert.match(tooBig.output, /message too long/i);
@@ -145,10 +177,14 @@ describe('statistics', { skip: requires() }, () => {
     const server = await site.serve();
     const client = await site.connect();
     await site.serveWeb();
-    for (const size of [0, 100, 1392, 4000]) await ping(site.client, WEB.address, { count: 10, intervalSecs: 0.01, size });
+    for (const size of [0, 100, 1392, 4000])
+      await ping(site.client, WEB.address, { count: 10, intervalSecs: 0.01, size });
     await ping(site.server, client.assignedIp);
 
-    for (const [host, vpn, address] of [[site.client, client.vpn, client.assignedIp], [site.server, server.vpn, TUNNEL.server]]) {
+    for (const [host, vpn, address] of [
+      [site.client, client.vpn, client.assignedIp],
+      [site.server, server.vpn, TUNNEL.server],
+    ]) {
       const { ifname } = await interfaceWith(host, address);
       await eventually(async () => {
         const device = await counters(host, ifname);

@@ -20,7 +20,14 @@ const certificate = authority.issue([SERVER.address, SERVER.address6, 'vpn.test'
 const keys = keypair();
 
 /** Debian's package of each tool a test may need. */
-const PACKAGES = { curl: 'curl', dig: 'bind9-dnsutils', iperf3: 'iperf3', nft: 'nftables', ping: 'iputils-ping', tcpdump: 'tcpdump' };
+const PACKAGES = {
+  curl: 'curl',
+  dig: 'bind9-dnsutils',
+  iperf3: 'iperf3',
+  nft: 'nftables',
+  ping: 'iputils-ping',
+  tcpdump: 'tcpdump',
+};
 
 /**
  * For `skip`: why a test cannot run here, or `false`.
@@ -31,7 +38,9 @@ export function requires(...tools) {
   const obstacle = Lab.unavailable();
   if (obstacle) return obstacle;
   const missing = ['nft', 'ping', ...tools].find((tool) => !hasTool(tool));
-  return missing ? `The program \`${missing}\` is missing: \`sudo apt-get install ${PACKAGES[missing]}\`.` : false;
+  return missing
+    ? `The program \`${missing}\` is missing: \`sudo apt-get install ${PACKAGES[missing]}\`.`
+    : false;
 }
 
 /** A static key pair of a server, in the API's form. */

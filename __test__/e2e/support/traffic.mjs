@@ -11,7 +11,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
  *   `size` is that of the payload: 28 bytes less than the IPv4 packet, 48 less than the IPv6 one
  * @returns {Promise<{ sent: number, received: number, duplicates: number, maxMs?: number, averageMs?: number, output: string }>}
  */
-export async function ping(host, target, { count = 3, intervalSecs = 0.05, size = 56, dontFragment, source } = {}) {
+export async function ping(
+  host,
+  target,
+  { count = 3, intervalSecs = 0.05, size = 56, dontFragment, source } = {},
+) {
   const argv = ['ping', '-n', '-W', '1', '-c', `${count}`, '-i', `${intervalSecs}`, '-s', `${size}`];
   if (dontFragment) argv.push('-M', 'do');
   if (source) argv.push('-I', source);
@@ -90,7 +94,7 @@ export async function interfaceWith(host, address) {
  * @returns {Promise<T>}
  */
 export async function eventually(check, timeoutMs = 5_000) {
-  for (const deadline = Date.now() + timeoutMs; ; ) {
+  for (const deadline = Date.now() + timeoutMs; ;) {
     try {
       return await check();
     } catch (error) {
