@@ -15,6 +15,7 @@ import { once } from 'node:events';
 
 import { Agent } from './lab-remote.mjs';
 import { readHostState } from './lab-snapshot.mjs';
+import { missingTools } from './tools.mjs';
 
 /** How long a command of {@link Host#exec} may take, in milliseconds. */
 const COMMAND_TIMEOUT_MS = 60_000;
@@ -248,16 +249,7 @@ function findObstacle() {
   if (process.platform !== 'linux') {
     return `Network namespaces need Linux; this is ${process.platform}.`;
   }
-  for (const [tool, distributionPackage] of [
-    ['unshare', 'util-linux'],
-    ['nsenter', 'util-linux'],
-    ['setpriv', 'util-linux'],
-    ['ip', 'iproute2'],
-  ]) {
-    if (!hasTool(tool))
-      return `The program \`${tool}\` is missing; it is in the package ${distributionPackage}.`;
-  }
-  return namespaceObstacle() ?? tunObstacle();
+  return missingTools(['ip', 'nsenter', 'setpriv', 'unshare']) ?? namespaceObstacle() ?? tunObstacle();
 }
 
 function namespaceObstacle() {
@@ -290,11 +282,6 @@ function tunObstacle() {
   } catch {
     return `This user may not open ${device}. Run it as root, or allow it: \`sudo chmod 0666 ${device}\`.`;
   }
-}
-
-/** Whether `tool` is on the path. */
-export function hasTool(tool) {
-  return spawnSync('sh', ['-c', 'command -v "$0"', tool], { stdio: 'ignore' }).status === 0;
 }
 
 /** The options of `unshare` that let a user who is not root make the rest. */

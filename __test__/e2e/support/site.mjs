@@ -4,8 +4,9 @@ import { generateKeyPairSync } from 'node:crypto';
 import { after, afterEach, before, beforeEach } from 'node:test';
 
 import { createAuthority } from '../../../scripts/certificates.mjs';
-import { hasTool, Lab, STATE_DIR } from '../../../scripts/lab.mjs';
+import { Lab, STATE_DIR } from '../../../scripts/lab.mjs';
 import { openSite, SERVER, WEB } from '../../../scripts/lab-site.mjs';
+import { missingTools } from '../../../scripts/tools.mjs';
 
 export { SERVER, STATE_DIR, WEB };
 
@@ -19,28 +20,13 @@ export const authority = createAuthority();
 const certificate = authority.issue([SERVER.address, SERVER.address6, 'vpn.test']);
 const keys = keypair();
 
-/** Debian's package of each tool a test may need. */
-const PACKAGES = {
-  curl: 'curl',
-  dig: 'bind9-dnsutils',
-  iperf3: 'iperf3',
-  nft: 'nftables',
-  ping: 'iputils-ping',
-  tcpdump: 'tcpdump',
-};
-
 /**
  * For `skip`: why a test cannot run here, or `false`.
  *
- * @param {...(keyof typeof PACKAGES)} tools
+ * @param {...string} tools besides `nft` and `ping`
  */
 export function requires(...tools) {
-  const obstacle = Lab.unavailable();
-  if (obstacle) return obstacle;
-  const missing = ['nft', 'ping', ...tools].find((tool) => !hasTool(tool));
-  return missing
-    ? `The program \`${missing}\` is missing: \`sudo apt-get install ${PACKAGES[missing]}\`.`
-    : false;
+  return Lab.unavailable() ?? missingTools(['nft', 'ping', ...tools]) ?? false;
 }
 
 /** A static key pair of a server, in the API's form. */
