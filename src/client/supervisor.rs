@@ -45,8 +45,7 @@ enum Interrupt {
 impl Interrupt {
     fn answer(self) {
         match self {
-            // Nobody waits any more if the receiver is gone.
-            Self::Disconnect(reply) => drop(reply.send(())),
+            Self::Disconnect(reply) => answer(reply, ()),
             Self::Stop => {}
         }
     }
@@ -56,6 +55,11 @@ impl Interrupt {
 enum Outcome {
     Interrupted(Interrupt),
     Failed(VpnError),
+}
+
+/// Answers a call, unless whoever made it has gone away.
+fn answer<T>(reply: oneshot::Sender<T>, outcome: T) {
+    let _unheard = reply.send(outcome);
 }
 
 /// Commands and the stop signal.
@@ -83,7 +87,7 @@ impl Inbox {
                 Some(Command::Disconnect { reply }) => return Interrupt::Disconnect(reply),
                 Some(Command::Connect { reply, .. }) => {
                     let message = "the VPN client is connected, connecting or reconnecting already; call disconnect() first";
-                    drop(reply.send(Err(VpnError::new(ErrorCode::AlreadyConnected, message))));
+                    answer(reply, Err(VpnError::new(ErrorCode::AlreadyConnected, message)));
                 }
             }
         }
@@ -109,7 +113,7 @@ impl Supervisor {
             match command {
                 Command::Disconnect { reply } => {
                     self.shared.set_state(ConnectionState::Disconnected);
-                    drop(reply.send(()));
+                    answer(reply, ());
                 }
                 Command::Connect { config, persistent, reply } => {
                     self.serve(*config, persistent, reply).await
@@ -148,7 +152,7 @@ impl Supervisor {
                 // A failure is told once: to the call it belongs to, if there is one.
                 Some(reply) => {
                     self.shared.set_state(ConnectionState::Disconnected);
-                    drop(reply.send(Err(error)));
+                    answer(reply, Err(error));
                 }
                 None => self.shared.set_failed(&error),
             },
@@ -270,7 +274,7 @@ impl Run {
                         shared.set_connected(status(&hello, remote), mtu);
                         self.bad_requests = 0;
                         if let Some(reply) = self.reply.take() {
-                            drop(reply.send(Ok(assigned(&hello))));
+                            answer(reply, Ok(assigned(&hello)));
                         }
                     }
                 },
@@ -289,7 +293,7 @@ impl Run {
 
     fn answer(&mut self, outcome: Result<Assigned, VpnError>) {
         if let Some(reply) = self.reply.take() {
-            drop(reply.send(outcome));
+            answer(reply, outcome);
         }
     }
 }

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -49,10 +48,9 @@ impl Serving {
             None => None,
         };
         let netlink = Netlink::open()?;
-        for net in std::iter::once(IpNet::V4(config.subnet.net()))
-            .chain(config.subnet6.map(|subnet| IpNet::V6(subnet.net())))
-        {
-            netlink.check_subnet(net, None)?;
+        netlink.check_subnet(config.subnet.net().into(), None)?;
+        if let Some(subnet) = config.subnet6 {
+            netlink.check_subnet(subnet.net().into(), None)?;
         }
         let listener = Listener::bind(&config.listen_addr).await?;
         let tun = Arc::new(Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: config.mtu })?);
