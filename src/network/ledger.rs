@@ -74,39 +74,48 @@ impl Ledger {
         Ok(Turn { theirs: place.directory.changes_of_others(&self.instance), _guard: Some(guard) })
     }
 
-    /// Whether a change about the same thing is written down here already.
-    pub(super) fn has(&self, change: &Change) -> bool {
-        self.changes.iter().any(|ours| ours.is_about_the_same(change))
+    /// The change about the same thing that is written down here already.
+    pub(super) fn find(&self, change: &Change) -> Option<&Change> {
+        self.changes.iter().find(|ours| ours.is_about_the_same(change))
     }
 
-    /// Writes the change down and then makes it by `make`.
+    /// Writes the change down and then makes it by `make`; makes it again if it is written down
+    /// already.
     ///
-    /// One that another instance has made is only written down, as that one has it: the last of the
-    /// two takes it back.
+    /// One that turns out to be made by another instance is written down as that one has it: the last
+    /// of the two takes it back. One that somebody else has made is forgotten.
     pub(super) fn apply(
         &mut self,
         turn: &Turn,
         change: Change,
         make: impl FnOnce() -> Result<Made, NetworkError>,
     ) -> Result<(), NetworkError> {
-        if self.has(&change) {
-            return Ok(());
+        let is_new = self.find(&change).is_none();
+        let theirs = turn.theirs.iter().find(|theirs| theirs.is_about_the_same(&change));
+        if is_new {
+            self.changes.push(change);
+            self.write().inspect_err(|_| self.strike_last())?;
         }
-        if let Some(made) = turn.theirs.iter().find(|theirs| theirs.is_about_the_same(&change)) {
-            self.changes.push(made.clone());
-            return self.write().inspect_err(|_| self.strike_last());
-        }
-        self.changes.push(change);
-        self.write().inspect_err(|_| self.strike_last())?;
-        match make() {
-            Ok(Made::Now) => return Ok(()),
-            Ok(Made::Already) => self.strike_last(),
-            Err(error) => {
+        match (make(), theirs) {
+            (Ok(Made::Now), _) => Ok(()),
+            (Ok(Made::Already), Some(theirs)) if is_new => self.replace_last(theirs.clone()),
+            (Ok(Made::Already), None) if is_new => {
                 self.strike_last();
-                return Err(error);
+                Ok(())
+            }
+            (Ok(Made::Already), _) => Ok(()),
+            (Err(error), _) => {
+                if is_new {
+                    self.strike_last();
+                }
+                Err(error)
             }
         }
-        Ok(())
+    }
+
+    /// Forgets a change that the host has lost without us.
+    pub(super) fn forget(&mut self, change: &Change) {
+        self.changes.retain(|ours| !ours.is_about_the_same(change));
     }
 
     /// Takes everything back, the last change first. Goes on over what fails; that stays in the
@@ -129,6 +138,12 @@ impl Ledger {
         }
     }
 
+    fn replace_last(&mut self, change: Change) -> Result<(), NetworkError> {
+        self.changes.pop();
+        self.changes.push(change);
+        self.write()
+    }
+
     fn write(&self) -> Result<(), NetworkError> {
         match &self.place {
             Some(place) => place.directory.write(&self.instance, &self.changes),
@@ -139,7 +154,7 @@ impl Ledger {
     /// Forgets the change that was not made. If the journal keeps it all the same, taking it back
     /// will find nothing to do.
     fn strike_last(&mut self) {
-        self.changes.pop();
+        let _not_made = self.changes.pop();
         if let Err(error) = self.write() {
             tracing::debug!(%error, "the journal names a change that was not made");
         }

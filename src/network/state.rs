@@ -84,6 +84,7 @@ impl StateDir {
     }
 
     /// Waits for the right to change the host.
+    #[expect(clippy::disallowed_methods, reason = "another process is waited for in real time")]
     pub(super) fn guard(&self, limit: Duration) -> Result<Guard, NetworkError> {
         let path = self.path.join("lock");
         let deadline = Instant::now() + limit;

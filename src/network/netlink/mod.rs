@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
@@ -27,6 +27,7 @@ pub(super) use socket::KernelSocket;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
@@ -86,7 +87,8 @@ impl Netlink {
         Ok(Self { socket: Mutex::new(socket) })
     }
 
-    /// Gives an interface an address; the kernel adds the route to its network.
+    /// Gives an interface an address; the kernel adds the route to its network. One that is there
+    /// already is no failure.
     ///
     /// An IPv6 address can be used at once: in a tunnel nobody else can have it.
     pub fn add_address(&self, ifindex: u32, address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
@@ -99,7 +101,7 @@ impl Netlink {
         if address.is_ipv6() {
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        self.order(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &emit(&message)).map_err(|source| {
+        self.order(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &emit(&message)).map_err(|source| {
             let what = if source.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) {
                 format!(
                     "the tunnel address {address}/{prefix} was refused because IPv6 is switched off: \
@@ -110,6 +112,26 @@ impl Netlink {
             };
             NetworkError::permission_or(what, source, |what, source| NetworkError::Interface { what, source })
         })
+    }
+
+    /// Takes an address from an interface; one that is gone already is no failure. With its last
+    /// address an interface loses its IPv4 routes.
+    pub fn delete_address(&self, ifindex: u32, address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
+        let mut message = AddressMessage::default();
+        message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.prefix_len = prefix;
+        message.header.index = ifindex;
+        message.attributes.push(AddressAttribute::Local(address));
+        match self.order(RTM_DELADDR, 0, &emit(&message)) {
+            Err(source) if !is_one_of(&source, &[Errno::ADDRNOTAVAIL]) => {
+                let what = format!("taking the address {address}/{prefix} from the tunnel failed");
+                Err(NetworkError::permission_or(what, source, |what, source| NetworkError::Interface {
+                    what,
+                    source,
+                }))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Sets an interface's MTU, in bytes of IP packet, and switches it on, without an IPv6 address
