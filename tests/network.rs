@@ -153,6 +153,7 @@ fn helper() {
     match namespace::role().as_deref() {
         None => {}
         Some("echo") => echo(),
+        Some("weak") => try_everything(),
         Some(state_dir) => set_up_and_wait(Path::new(state_dir)),
     }
 }
@@ -167,6 +168,20 @@ fn echo() {
         let seen = from.ip().to_canonical().to_string();
         let _ = socket.send_to(seen.as_bytes(), from);
     }
+}
+
+/// What comes of it without CAP_NET_ADMIN.
+fn try_everything() {
+    block_on(async {
+        println!("tun {}", Tun::create(&config(Some("vpn0"))).err().unwrap().code());
+        let mut changes = HostChanges::begin(None, "vpn0").await.unwrap();
+        println!("pin {}", changes.pin_route(ip("203.0.113.7")).await.unwrap_err().code());
+        if has("nft") {
+            let net = "10.8.0.0/24".parse().unwrap();
+            println!("nat {}", changes.masquerade("vpn0", net, None, false).await.unwrap_err().code());
+        }
+        println!("ready");
+    });
 }
 
 /// A server and a client in one, to be killed.
@@ -761,6 +776,43 @@ fn read_only_switches_are_named() {
             let error = changes.enable_forwarding(tun.name(), false).await.unwrap_err();
             assert_eq!(error.code(), ErrorCode::NatUnavailable);
             assert!(error.to_string().contains("/proc/sys/net/ipv4/conf/"), "{error}");
+        });
+    });
+}
+
+#[test]
+fn what_the_host_lacks_is_told_with_what_to_do() {
+    isolated("what_the_host_lacks_is_told_with_what_to_do", || {
+        one_card();
+        let mut weak = Helper::weak("helper", "weak");
+        let lines = BufReader::new(weak.stdout()).lines().map(Result::unwrap);
+        let told: Vec<_> = lines.take_while(|line| line != "ready").collect();
+        for what in ["tun", "pin", "nat"] {
+            let expected = format!("{what} permission-denied");
+            assert!(
+                told.iter().any(|line| line.ends_with(&expected)) || what == "nat" && !has("nft"),
+                "{told:?}"
+            );
+        }
+
+        block_on(async {
+            run("mount", "-t tmpfs none /dev/net");
+            let error = Tun::create(&config(None)).err().unwrap();
+            assert_eq!(error.code(), ErrorCode::TunUnavailable);
+            assert!(error.to_string().contains("modprobe tun"), "{error}");
+            assert_eq!(fs::read_dir("/dev/net").unwrap().count(), 0, "no node is made");
+
+            for directory in ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin"] {
+                if Path::new(directory).join("nft").exists() {
+                    run("mount", &format!("--bind /dev/null {directory}/nft"));
+                }
+            }
+            let mut changes = HostChanges::begin(None, "vpn0").await.unwrap();
+            let net = "10.8.0.0/24".parse().unwrap();
+            let error = changes.masquerade("vpn0", net, None, false).await.unwrap_err();
+            assert_eq!(error.code(), ErrorCode::NatUnavailable);
+            assert!(error.to_string().contains("apt-get install nftables"), "{error}");
+            assert_eq!(changes.foreign_forward_drops("vpn0").await, []);
         });
     });
 }

@@ -1,7 +1,7 @@
 //! Tests in a network of their own: a test runs itself anew in fresh network and mount namespaces,
 //! so that neither the machine's network nor other tests are touched.
 
-#![expect(
+#![allow(
     clippy::expect_used,
     clippy::print_stdout,
     reason = "a test fails by panicking and tells what it skips"
@@ -9,7 +9,7 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::process::{Child, Command, Output, Stdio};
 
 /// Set in the processes that run inside.
@@ -57,6 +57,14 @@ impl Helper {
     /// Starts one in a network namespace of its own.
     pub(crate) fn elsewhere(test: &str, role: &str) -> Self {
         Self::spawn(unshare(&["--net".into()], test), role)
+    }
+
+    /// Starts one in this network namespace, without the capability to change it.
+    pub(crate) fn weak(test: &str, role: &str) -> Self {
+        let inner = itself(test);
+        let mut command = Command::new("setpriv");
+        command.arg("--bounding-set=-net_admin").arg(inner.get_program()).args(inner.get_args());
+        Self::spawn(command, role)
     }
 
     /// Its standard output.
@@ -142,20 +150,31 @@ pub(crate) fn udp(source: (IpAddr, u16), destination: (IpAddr, u16), data: &[u8]
             packet.extend(datagram);
             packet
         }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let pseudo = [&from.octets()[..], &to.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, 17]];
-            let checksum = checksum(&[&pseudo.concat()[..], &datagram].concat());
-            datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
-            let mut packet = vec![0x60, 0, 0, 0];
-            packet.extend(length.to_be_bytes());
-            packet.extend([17, 64]);
-            packet.extend(from.octets());
-            packet.extend(to.octets());
-            packet.extend(datagram);
-            packet
-        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => ipv6(from, to, 17, 64, datagram, 6),
         _ => panic!("one family"),
     }
+}
+
+/// An IPv6 packet whose payload has its checksum at `checksum_at`.
+pub(crate) fn ipv6(
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    protocol: u8,
+    hop_limit: u8,
+    mut payload: Vec<u8>,
+    checksum_at: usize,
+) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).expect("short");
+    let pseudo = [&from.octets()[..], &to.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, protocol]];
+    let checksum = checksum(&[&pseudo.concat()[..], &payload].concat());
+    payload[checksum_at..checksum_at + 2].copy_from_slice(&checksum.to_be_bytes());
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend(length.to_be_bytes());
+    packet.extend([protocol, hop_limit]);
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    packet.extend(payload);
+    packet
 }
 
 /// The data of a UDP packet of either family.
