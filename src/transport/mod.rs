@@ -1,1 +1,37 @@
-//! (to be written)
+//! One WebSocket connection over TCP or TLS, from either end (PROTOCOL §1).
+//!
+//! ```text
+//! server  Listener::accept ─ upgrade ─┐
+//!                                     ├─ WebSocket<Stream>: whole binary messages in both directions
+//! client  Endpoint ─ dial ────────────┘
+//! ```
+//!
+//! Both ways end in the same [`WebSocket`]; what is in its messages is the session's business. Every
+//! socket option, certificate and HTTP word of the crate is in this folder. Nothing a peer does or
+//! leaves undone outlives the deadline it was given.
+
+mod assembly;
+mod connect;
+mod dial;
+mod dial_error;
+mod error;
+mod frame;
+mod http;
+mod listener;
+mod socket;
+mod stream;
+mod tls;
+mod upgrade;
+mod url;
+mod websocket;
+
+pub use self::dial::{DialOptions, Dialed, dial};
+pub use self::dial_error::{DialError, DialPhase, TlsFault};
+pub use self::error::{BindError, EndpointError, PemFault, TlsConfigError, UpgradeError, WebSocketError};
+pub use self::listener::Listener;
+pub use self::socket::CongestionControl;
+pub use self::stream::Stream;
+pub use self::tls::{ClientTls, ServerTls};
+pub use self::upgrade::{UpgradeOptions, Upgraded, upgrade};
+pub use self::url::Endpoint;
+pub use self::websocket::{HANDSHAKE_MESSAGE_LIMIT, SESSION_MESSAGE_LIMIT, WebSocket};

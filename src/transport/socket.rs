@@ -1,0 +1,57 @@
+//! TCP options that both ends set.
+
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+#[cfg(unix)]
+use std::os::fd::AsFd;
+
+/// How much of what was written may wait unsent in the kernel, in bytes, before the socket stops being
+/// writable. What waits there has lost its priority, so less means lower latency; below the longest
+/// message (one bundle, 131,072 payload bytes) a fast link would idle between two wake-ups.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// When unacknowledged data makes the kernel give the connection up. The session's keepalives notice a
+/// dead peer earlier; this is the backstop for a connection that has no session (yet, or any more).
+const USER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// When an idle connection is probed: 60 s, then every 15 s. The session's keepalives are the ones that
+/// count; these end what a vanished peer left behind before it had a session.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Which congestion control the outer TCP connection uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CongestionControl {
+    /// BBR where the kernel allows it: it keeps the queue in the bottleneck short, so that a bulk
+    /// transfer leaves room for the rest. The system's choice elsewhere.
+    #[default]
+    Auto,
+    /// What the system has chosen.
+    System,
+}
+
+/// Sets what every connection of ours needs. Options are means, not ends: one that the kernel refuses is
+/// noted and left as it was.
+#[cfg(unix)]
+pub(super) fn configure(socket: &impl AsFd, congestion: CongestionControl) {
+    let socket = SockRef::from(socket);
+    let note = |option: &str, result: std::io::Result<()>| {
+        if let Err(error) = result {
+            tracing::debug!(option, %error, "socket option not set");
+        }
+    };
+    note("TCP_NODELAY", socket.set_tcp_nodelay(true));
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    note("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive));
+    #[cfg(target_os = "linux")]
+    {
+        note("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT));
+        note("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
+        if congestion == CongestionControl::Auto {
+            note("TCP_CONGESTION", socket.set_tcp_congestion(b"bbr"));
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = congestion;
+}
