@@ -85,7 +85,8 @@ fn sessions() -> (Session, Session) {
 
 fn side(websocket: WebSocket<DuplexStream>, session: Session) -> Side {
     let (orders, inbox) = mpsc::channel(1);
-    let (seen, queue, traffic) = (Seen::default(), Arc::new(PacketQueue::new()), Arc::new(Traffic::default()));
+    let (seen, queue, traffic) =
+        (Seen::default(), Arc::new(PacketQueue::new()), Arc::new(Traffic::default()));
     let link = Link::new(websocket, session, seen.clone(), Arc::clone(&queue), Arc::clone(&traffic), inbox);
     Side { link, queue, traffic, orders, seen }
 }

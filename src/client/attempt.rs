@@ -39,12 +39,8 @@ pub(super) async fn attempt(
         true => Some(client_tls(config).map_err(Failure::last)?),
         false => None,
     };
-    let options = DialOptions {
-        tls,
-        congestion: config.congestion_control,
-        deadline,
-        fallback_addrs: known.to_vec(),
-    };
+    let options =
+        DialOptions { tls, congestion: config.congestion_control, deadline, fallback_addrs: known.to_vec() };
     let dialed = dial(&config.server_url, &options).await?;
     if announce {
         shared.set_state(ConnectionState::Handshaking);
@@ -68,7 +64,8 @@ async fn handshake(config: &ClientConfig, dialed: Dialed, deadline: Instant) -> 
         keepalive_interval: config.keepalive_interval,
         key_limits: KeyLimits::default(),
     };
-    let (awaiting, frame) = client::start(params, &mut rand::rng()).map_err(|error| Failure::retry(internal(&error)))?;
+    let (awaiting, frame) =
+        client::start(params, &mut rand::rng()).map_err(|error| Failure::retry(internal(&error)))?;
     let answered = timeout_at(deadline, async {
         websocket.send(&frame).await.map_err(|error| Failure::before_answer(&error.into()))?;
         let message = websocket.recv().await.map_err(|error| Failure::before_answer(&error))?;
@@ -102,5 +99,8 @@ fn client_tls(config: &ClientConfig) -> Result<ClientTls, VpnError> {
 }
 
 fn internal(error: &dyn std::fmt::Display) -> VpnError {
-    VpnError::new(ErrorCode::Internal, format!("the handshake could not be made: {error}; please report this"))
+    VpnError::new(
+        ErrorCode::Internal,
+        format!("the handshake could not be made: {error}; please report this"),
+    )
 }

@@ -80,9 +80,10 @@ impl From<End> for Failure {
     fn from(end: End) -> Self {
         match end {
             End::Peer(disconnect) => disconnected(disconnect),
-            End::Local(code) => {
-                Self::last(VpnError::new(ErrorCode::Aborted, format!("the tunnel was ended ({})", code.as_str())))
-            }
+            End::Local(code) => Self::last(VpnError::new(
+                ErrorCode::Aborted,
+                format!("the tunnel was ended ({})", code.as_str()),
+            )),
             End::Lost(error) => Self::retry(lost(&error)),
             End::BadMessage(error) => Self::retry(VpnError::new(
                 ErrorCode::ProtocolError,

@@ -160,7 +160,12 @@ impl Tunnel {
     }
 
     /// The way from a session of `hello` into the interface.
-    pub(super) fn downlink(&self, hello: &Accepted, traffic: &Arc<Traffic>, shared: &Arc<Shared>) -> Downlink {
+    pub(super) fn downlink(
+        &self,
+        hello: &Accepted,
+        traffic: &Arc<Traffic>,
+        shared: &Arc<Shared>,
+    ) -> Downlink {
         // The hello's prefix lengths were checked when it was read.
         let v4 = Ipv4Net::new_assert(hello.assigned_ip, hello.prefix_length);
         let v6 = hello.v6.map(|v6| Ipv6Net::new_assert(v6.assigned_ip, v6.prefix_length));

@@ -181,7 +181,9 @@ where
         if let Err(error) = ready!(self.websocket.poll_message(cx)) {
             return Poll::Ready(Err(match error {
                 WebSocketError::Protocol(_) | WebSocketError::TooLong => End::BadMessage(error),
-                WebSocketError::Io(_) | WebSocketError::Eof | WebSocketError::Closed { .. } => End::Lost(error),
+                WebSocketError::Io(_) | WebSocketError::Eof | WebSocketError::Closed { .. } => {
+                    End::Lost(error)
+                }
             }));
         }
         let Self { websocket, session, port, .. } = self;

@@ -18,7 +18,7 @@ macro_rules! reported {
     };
 }
 
-reported!(NetworkError, BindError, TlsConfigError, TunError);
+reported!(NetworkError, BindError, DialError, TlsConfigError, TunError);
 
 fn reported(code: ErrorCode, error: &dyn Error) -> VpnError {
     let report = VpnError::new(code, error.to_string());

@@ -7,6 +7,6 @@ mod types;
 
 pub use events::{Event, EventSink, Events, LogLevel};
 pub use types::{
-    Assigned, ClientInfo, ClientTelemetry, ConnectionState, DisconnectReason, Dns, DnsMethod, DropReport, MtuInfo,
-    QualityReport, ServerStatistics, Statistics, Status, timestamp,
+    Assigned, ClientInfo, ClientTelemetry, ConnectionState, DisconnectReason, Dns, DnsMethod, DropReport,
+    MtuInfo, QualityReport, ServerStatistics, Statistics, Status, timestamp,
 };

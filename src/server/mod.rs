@@ -168,7 +168,8 @@ impl Server {
         if shutdown.is_some() {
             return;
         }
-        let (shared, serving, done) = (Arc::clone(&self.shared), Arc::clone(&self.serving), self.done.clone());
+        let (shared, serving, done) =
+            (Arc::clone(&self.shared), Arc::clone(&self.serving), self.done.clone());
         let _runtime = self.runtime.enter();
         *shutdown = Some(Task::spawn("server shutdown", async move {
             if let Some(running) = serving.lock().await.take() {

@@ -22,7 +22,8 @@ impl Route for Downlink {
             let to = IpPacket::parse(packet).ok().map(|packet| packet.dst());
             // Packets that follow each other mostly go to the same client: its lock is kept.
             if current.as_ref().is_none_or(|(addr, ..)| Some(*addr) != to) {
-                current = None;
+                // Its lock is let go before the next one is taken.
+                drop(current.take());
                 let found = to.and_then(|to| Some((to, table.by_address(to)?)));
                 current = found.map(|(to, peer)| (to, peer, peer.queue.producer()));
             }

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -49,8 +48,9 @@ impl Serving {
             None => None,
         };
         let netlink = Netlink::open()?;
-        for net in std::iter::once(IpNet::V4(config.subnet)).chain(config.subnet6.map(IpNet::V6)) {
-            netlink.check_subnet(net, None)?;
+        netlink.check_subnet(config.subnet.net().into(), None)?;
+        if let Some(subnet) = config.subnet6 {
+            netlink.check_subnet(subnet.net().into(), None)?;
         }
         let listener = Listener::bind(&config.listen_addr).await?;
         let tun = Arc::new(Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: config.mtu })?);
@@ -108,7 +108,14 @@ async fn set_up(
         return Ok(());
     }
     changes.enable_forwarding(tun.name(), config.subnet6.is_some()).await?;
-    changes.masquerade(tun.name(), config.subnet.net(), config.subnet6.map(|subnet| subnet.net()), config.client_to_client).await?;
+    changes
+        .masquerade(
+            tun.name(),
+            config.subnet.net(),
+            config.subnet6.map(|subnet| subnet.net()),
+            config.client_to_client,
+        )
+        .await?;
     for finding in changes.foreign_forward_drops(tun.name()).await {
         shared.events.warn("forward-policy", format!("{}; to mend it: {}", finding.message, finding.command));
     }
@@ -169,7 +176,9 @@ async fn accept(hub: &Arc<Hub>, listener: &Listener, connections: &mut JoinSet<(
             Ok((tcp, from)) => {
                 failing = false;
                 match Arc::clone(&unconfirmed).try_acquire_owned() {
-                    Ok(permit) => drop(connections.spawn(connection::serve(Arc::clone(hub), tcp, from, permit))),
+                    Ok(permit) => {
+                        drop(connections.spawn(connection::serve(Arc::clone(hub), tcp, from, permit)))
+                    }
                     Err(_) => tracing::debug!(%from, "too many unconfirmed connections; this one is closed"),
                 }
             }
@@ -184,7 +193,8 @@ async fn accept(hub: &Arc<Hub>, listener: &Listener, connections: &mut JoinSet<(
 /// Says once that connections cannot be accepted.
 fn accept_failed(hub: &Hub, error: &io::Error, failing: &mut bool) {
     if !std::mem::replace(failing, true) {
-        let message = format!("new connections cannot be accepted: {error}; raise the limit of open files (ulimit -n)");
+        let message =
+            format!("new connections cannot be accepted: {error}; raise the limit of open files (ulimit -n)");
         hub.events.log(LogLevel::Warn, "listener", message);
     }
 }

@@ -68,7 +68,7 @@ pub async fn dial(endpoint: &Endpoint, options: &DialOptions) -> Result<Dialed, 
             Ok(Err(error)) => return Err(failure.unwrap_or_else(|| connect_error(endpoint, error))),
             Err(_) => return Err(failure.unwrap_or_else(|| connect_timeout(endpoint, &connector))),
         };
-        let server = format!("{} ({remote})", endpoint.host);
+        let server = known_as(endpoint, remote);
         match establish(endpoint, options, tcp, &server, connector.has_more()).await {
             Ok((websocket, local)) => return Ok(Dialed { websocket, remote, local }),
             Err(error @ (DialError::Lost { .. } | DialError::Timeout { .. })) if connector.has_more() => {
@@ -80,6 +80,11 @@ pub async fn dial(endpoint: &Endpoint, options: &DialOptions) -> Result<Dialed, 
     }
 }
 
+/// What messages call the server: its name, if it has one, and the address that was tried.
+fn known_as(endpoint: &Endpoint, remote: SocketAddr) -> String {
+    if endpoint.ip().is_some() { remote.to_string() } else { format!("{} ({remote})", endpoint.host) }
+}
+
 fn connect_error(endpoint: &Endpoint, error: ConnectError) -> DialError {
     match error {
         ConnectError::Lookup(source) => DialError::Dns { host: endpoint.host.clone(), source },
@@ -87,7 +92,7 @@ fn connect_error(endpoint: &Endpoint, error: ConnectError) -> DialError {
             DialError::Lost { server: endpoint.host.clone(), phase: DialPhase::Connect, source: None }
         }
         ConnectError::Attempt(remote, source) => {
-            let server = format!("{} ({remote})", endpoint.host);
+            let server = known_as(endpoint, remote);
             match source.kind() {
                 io::ErrorKind::ConnectionRefused => DialError::Refused { server, source },
                 io::ErrorKind::TimedOut => DialError::Timeout { server, phase: DialPhase::Connect },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, InvalidMessage};
 
-use crate::error::{ErrorCode, VpnError};
+use crate::error::ErrorCode;
 
 /// How far dialling had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,16 +134,6 @@ impl DialError {
     }
 }
 
-impl From<DialError> for VpnError {
-    fn from(error: DialError) -> Self {
-        let told = Self::new(error.code(), error.to_string());
-        match std::error::Error::source(&error) {
-            Some(cause) => told.caused_by(cause),
-            None => told,
-        }
-    }
-}
-
 /// What went wrong in TLS, in a user's terms.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsFault {
@@ -246,20 +236,30 @@ impl TlsFault {
             }
             other => Self::Untrusted {
                 server,
-                reason: other.to_string(),
+                reason: match other {
+                    CertificateError::UnknownIssuer => "no authority that we trust signed it".into(),
+                    CertificateError::BadSignature => "its signature is wrong".into(),
+                    CertificateError::Revoked => "it was revoked".into(),
+                    other => other.to_string(),
+                },
                 advice: "if the server has a CA of its own, set tlsCa to that CA's certificate",
             },
         }
     }
 }
 
-/// The certificate's names, as many as a message bears.
+/// The certificate's names, as many as a message bears, from rustls's `DnsName("…")` and the like.
 fn names(presented: &[String]) -> String {
     const SHOWN: usize = 5;
-    match presented {
-        [] => "no host at all".to_owned(),
-        few if few.len() <= SHOWN => few.join(", "),
-        many => format!("{} and {} more", many[..SHOWN].join(", "), many.len() - SHOWN),
+    let bare = |name: &String| {
+        let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+        inner.unwrap_or(name).trim_matches('"').to_owned()
+    };
+    let shown = presented.iter().take(SHOWN).map(bare).collect::<Vec<_>>().join(", ");
+    match presented.len() {
+        0 => "no host at all".to_owned(),
+        1..=SHOWN => shown,
+        many => format!("{shown} and {} more", many - SHOWN),
     }
 }
 
@@ -300,19 +300,22 @@ mod tests {
         let many: Vec<String> = (0..9).map(|i| format!("h{i}")).collect();
         assert_eq!(names(&[]), "no host at all");
         assert_eq!(names(&many[..2]), "h0, h1");
+        assert_eq!(names(&[r#"DnsName("a.example")"#.into(), "IpAddress(::1)".into()]), "a.example, ::1");
         assert_eq!(names(&many), "h0, h1, h2, h3, h4 and 4 more");
     }
 
     #[test]
-    fn what_a_user_is_told_carries_code_and_cause() {
+    fn a_cut_says_when_it_happened_and_keeps_its_cause() {
         let source = io::Error::from(io::ErrorKind::ConnectionReset);
         let error = DialError::of_stream("vpn.example:443", DialPhase::Upgrade, source);
-        let told = VpnError::from(error);
-        assert_eq!(told.code, ErrorCode::ConnectionLost);
+        assert_eq!(error.code(), ErrorCode::ConnectionLost);
+        let told = error.to_string();
         assert!(
-            told.message.starts_with("vpn.example:443 closed the connection during the WebSocket upgrade")
+            told.starts_with("vpn.example:443 closed the connection during the WebSocket upgrade"),
+            "{told}"
         );
-        assert_eq!(told.cause.as_deref(), Some("connection reset"));
+        let cause = std::error::Error::source(&error).unwrap();
+        assert_eq!(cause.to_string(), "connection reset");
     }
 
     #[test]
