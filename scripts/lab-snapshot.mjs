@@ -23,7 +23,11 @@ const parts = () => ({
 
 const SEPARATOR = '\u001e';
 
-/** @param {import('./lab.mjs').Host} host */
+/**
+ * Reads the state of a host, in parts.
+ *
+ * @param {import('./lab.mjs').Host} host
+ */
 export async function readHostState(host) {
   const script = Object.values(parts()).map(
     (command) => `${command} 2>/dev/null || true; printf '${SEPARATOR}'`,
@@ -42,6 +46,23 @@ export async function readHostState(host) {
     settings: lines(state.settings),
     journals: lines(state.journals),
   };
+}
+
+/**
+ * What differs between two states of a host, a line each: `- routes: …` is gone, `+ routes: …` new.
+ */
+export function differences(before, after) {
+  return Object.keys(before).flatMap((part) => {
+    const [old, now] = [before, after].map((state) => entries(state[part]));
+    return [
+      ...old.filter((entry) => !now.includes(entry)).map((entry) => `- ${part}: ${entry}`),
+      ...now.filter((entry) => !old.includes(entry)).map((entry) => `+ ${part}: ${entry}`),
+    ];
+  });
+}
+
+function entries(part) {
+  return [part].flat().map((entry) => (typeof entry === 'string' ? entry : JSON.stringify(entry)));
 }
 
 function json(text) {

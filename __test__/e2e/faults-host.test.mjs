@@ -31,7 +31,7 @@ describe('a host that is not fit', { skip: requires() }, () => {
   for (const [right, wrap] of Object.entries(WITHOUT_RIGHTS)) {
     it(`gives a client no ${right}`, async () => {
       await site.serve();
-      const vpn = await (await site.agent(site.client, { wrap })).client();
+      const vpn = await (await site.agent(site.client, { wrap })).startedClient();
       await assertFails(vpn.connect(clientConfig({ stateDir: null })), 'permission-denied', 'CAP_NET_ADMIN');
     });
 
@@ -44,7 +44,7 @@ describe('a host that is not fit', { skip: requires() }, () => {
 
   it('has no TUN device for a client', async () => {
     await site.serve();
-    const vpn = await (await site.agent(site.client, { wrap: WITHOUT_TUN })).client();
+    const vpn = await (await site.agent(site.client, { wrap: WITHOUT_TUN })).startedClient();
     await assertFails(vpn.connect(clientConfig()), 'tun-unavailable', '/dev/net/tun', 'modprobe');
   });
 
@@ -97,7 +97,7 @@ describe('a host that is not fit', { skip: requires() }, () => {
     await site.serve();
     await site.client.ip([`route add ${WEB.network} via 10.90.1.1 metric 0`]);
     const agent = await site.agent(site.client);
-    const vpn = await agent.client();
+    const vpn = await agent.startedClient();
     const outcome = await vpn.connect(clientConfig()).then(
       () => 'connected',
       ({ code }) => code,
@@ -131,7 +131,7 @@ describe('a host that is not fit', { skip: requires() }, () => {
 
   const assertConnectFails = async (config, code, ...words) => {
     const agent = await site.agent(site.client);
-    const vpn = await agent.client();
+    const vpn = await agent.startedClient();
     await assertFails(vpn.connect(clientConfig(config)), code, ...words);
     await agent.close();
   };
@@ -150,7 +150,7 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
   let server;
 
   before(async () => {
-    client = await (await site.agent(site.client)).client();
+    client = await (await site.agent(site.client)).startedClient();
     server = await (await site.agent(site.server)).server();
   });
 

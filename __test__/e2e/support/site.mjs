@@ -5,6 +5,7 @@ import { after, afterEach, before, beforeEach } from 'node:test';
 
 import { createAuthority } from '../../../scripts/certificates.mjs';
 import { Lab, STATE_DIR } from '../../../scripts/lab.mjs';
+import { differences } from '../../../scripts/lab-snapshot.mjs';
 import { openSite, SERVER, WEB } from '../../../scripts/lab-site.mjs';
 import { missingTools } from '../../../scripts/tools.mjs';
 
@@ -100,7 +101,7 @@ class Fixture {
    */
   async connect(config, { host = this.client, agent } = {}) {
     agent ??= await this.agent(host);
-    const vpn = await agent.client();
+    const vpn = await agent.startedClient();
     const settings = clientConfig(config);
     const assigned = await vpn.connect(settings);
     return { agent, vpn, config: settings, ...assigned };
@@ -117,7 +118,7 @@ class Fixture {
   async assertAsFound(found = this.#found) {
     const now = await this.#snapshot();
     for (const [name, state] of Object.entries(found)) {
-      assert.deepEqual(now[name], state, `${name} is not as it was found`);
+      assert.deepEqual(differences(state, now[name]), [], `${name} is not as it was found`);
     }
   }
 
