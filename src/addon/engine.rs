@@ -46,7 +46,9 @@ impl NativeEngine {
     #[napi(catch_unwind)]
     pub fn request(&self, id: u32, method: String, params: String) -> napi::Result<()> {
         if !self.answers.expect() {
-            return Err(invalid(&format!("over {ANSWERS} calls wait for their answers; await some of them first")));
+            return Err(invalid(&format!(
+                "over {ANSWERS} calls wait for their answers; await some of them first"
+            )));
         }
         let (endpoint, answers) = (Arc::clone(&self.endpoint), Arc::clone(&self.answers));
         let params: Result<Value, _> = serde_json::from_str(&params);
@@ -54,7 +56,8 @@ impl NativeEngine {
             let (success, body) = match params {
                 Ok(params) => call(endpoint, method, params).await,
                 Err(error) => {
-                    let error = VpnError::new(ErrorCode::InvalidArgument, format!("params are not JSON: {error}"));
+                    let error =
+                        VpnError::new(ErrorCode::InvalidArgument, format!("params are not JSON: {error}"));
                     (false, body(&error))
                 }
             };

@@ -29,7 +29,8 @@ pub(super) struct JsEvents {
 impl JsEvents {
     pub(super) fn new(function: &Function<'_, EventArgs, ()>) -> napi::Result<Self> {
         let builder = function.build_threadsafe_function::<EventArgs>();
-        let callback = builder.weak::<true>().max_queue_size::<EVENTS>().build_callback(|context| Ok(context.value))?;
+        let callback =
+            builder.weak::<true>().max_queue_size::<EVENTS>().build_callback(|context| Ok(context.value))?;
         Ok(Self { callback, lost: AtomicUsize::new(0) })
     }
 
@@ -78,6 +79,7 @@ impl JsAnswers {
 
     /// Answers a request that was expected. Refused only when the environment is going away.
     pub(super) fn send(&self, id: u32, success: bool, body: String) {
-        let _status = self.callback.call(FnArgs::from((id, success, body)), ThreadsafeFunctionCallMode::NonBlocking);
+        let _status =
+            self.callback.call(FnArgs::from((id, success, body)), ThreadsafeFunctionCallMode::NonBlocking);
     }
 }

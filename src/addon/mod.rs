@@ -3,6 +3,8 @@
 //! Everything here runs on the JavaScript thread or converts for it. Callbacks are weak, so that
 //! they never hold the event loop (the JavaScript side decides what does), and bounded.
 
+#![expect(unreachable_pub, reason = "the macros export to JavaScript what is public")]
+
 mod engine;
 mod events;
 
@@ -14,8 +16,6 @@ use serde_json::Value;
 
 use crate::error::VpnError;
 use crate::management::{error_body, validate};
-
-pub use engine::NativeEngine;
 
 /// Builds the one runtime of the process, which every environment shares.
 ///

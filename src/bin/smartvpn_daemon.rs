@@ -43,15 +43,17 @@ fn main() -> ExitCode {
     }
     // Both are there: the parser requires one of the group, and the mode with the file.
     let (Some(path), Some(mode)) = (arguments.config, arguments.mode) else { return ExitCode::FAILURE };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "smartvpn=info".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "smartvpn=info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("smartvpn").build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "the runtime cannot start");
-            return ExitCode::FAILURE;
-        }
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("smartvpn").build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "the runtime cannot start");
+                return ExitCode::FAILURE;
+            }
+        };
     match runtime.block_on(run(path, mode)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

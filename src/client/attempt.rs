@@ -7,12 +7,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::failure::Failure;
 use super::shared::Shared;
+use crate::codec::close::CloseCode;
 use crate::codec::hello::{Accepted, ClientHello, Features, VERSION};
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, load_pem};
 use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
-use crate::session::{self, ClientParams, Session};
+use crate::session::{ClientFailure, ClientParams, KeyLimits, Session, client};
 use crate::transport::{ClientTls, DialOptions, Dialed, Stream, WebSocket, dial};
 
 /// How long an end that gives up waits for the answer to its Close.
@@ -38,12 +39,8 @@ pub(super) async fn attempt(
         true => Some(client_tls(config).map_err(Failure::last)?),
         false => None,
     };
-    let options = DialOptions {
-        tls,
-        congestion: config.congestion_control,
-        deadline,
-        fallback_addrs: known.to_vec(),
-    };
+    let options =
+        DialOptions { tls, congestion: config.congestion_control, deadline, fallback_addrs: known.to_vec() };
     let dialed = dial(&config.server_url, &options).await?;
     if announce {
         shared.set_state(ConnectionState::Handshaking);
@@ -65,8 +62,10 @@ async fn handshake(config: &ClientConfig, dialed: Dialed, deadline: Instant) -> 
             ticket: None,
         },
         keepalive_interval: config.keepalive_interval,
+        key_limits: KeyLimits::default(),
     };
-    let (awaiting, frame) = session::start(params, &mut rand::rng()).map_err(|error| Failure::retry(internal(&error)))?;
+    let (awaiting, frame) =
+        client::start(params, &mut rand::rng()).map_err(|error| Failure::retry(internal(&error)))?;
     let answered = timeout_at(deadline, async {
         websocket.send(&frame).await.map_err(|error| Failure::before_answer(&error.into()))?;
         let message = websocket.recv().await.map_err(|error| Failure::before_answer(&error))?;
@@ -76,8 +75,11 @@ async fn handshake(config: &ClientConfig, dialed: Dialed, deadline: Instant) -> 
     let mut connected = match outcome {
         Ok(connected) => connected,
         Err(failure) => {
-            let code = failure.close_code().as_u16();
-            websocket.close(code, "", CLOSE_WAIT).await;
+            let code = match &failure {
+                ClientFailure::Broken { close, .. } => *close,
+                ClientFailure::Rejected(_) | ClientFailure::Disconnected(_) => CloseCode::Normal,
+            };
+            websocket.close(code.as_u16(), "", CLOSE_WAIT).await;
             return Err(failure.into());
         }
     };
@@ -91,11 +93,14 @@ async fn handshake(config: &ClientConfig, dialed: Dialed, deadline: Instant) -> 
 
 fn client_tls(config: &ClientConfig) -> Result<ClientTls, VpnError> {
     match &config.tls_ca {
-        Some(source) => Ok(ClientTls::with_ca_pem(&source.load("tlsCa")?)?),
+        Some(source) => Ok(ClientTls::with_ca_pem(&load_pem(source)?)?),
         None => Ok(ClientTls::system()?),
     }
 }
 
 fn internal(error: &dyn std::fmt::Display) -> VpnError {
-    VpnError::new(ErrorCode::Internal, format!("the handshake could not be made: {error}; please report this"))
+    VpnError::new(
+        ErrorCode::Internal,
+        format!("the handshake could not be made: {error}; please report this"),
+    )
 }

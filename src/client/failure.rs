@@ -66,9 +66,11 @@ impl From<ClientFailure> for Failure {
             ClientFailure::Rejected(rejection) => rejected(rejection),
             // A plain Disconnect is a hint that anyone on the way can forge.
             ClientFailure::Disconnected(disconnect) => Self { fate: Fate::Retry, ..disconnected(disconnect) },
-            ClientFailure::Broken(error) => Self::retry(VpnError::new(
-                error.error_code(),
-                format!("the server's handshake was wrong: {error}; both ends must run compatible versions"),
+            ClientFailure::Broken { reason, .. } => Self::retry(VpnError::new(
+                reason.error_code(),
+                format!(
+                    "the server's handshake was wrong ({reason}): check serverPublicKey, and that both ends run compatible versions"
+                ),
             )),
         }
     }
@@ -78,9 +80,10 @@ impl From<End> for Failure {
     fn from(end: End) -> Self {
         match end {
             End::Peer(disconnect) => disconnected(disconnect),
-            End::Local(code) => {
-                Self::last(VpnError::new(ErrorCode::Aborted, format!("the tunnel was ended ({})", code.as_str())))
-            }
+            End::Local(code) => Self::last(VpnError::new(
+                ErrorCode::Aborted,
+                format!("the tunnel was ended ({})", code.as_str()),
+            )),
             End::Lost(error) => Self::retry(lost(&error)),
             End::BadMessage(error) => Self::retry(VpnError::new(
                 ErrorCode::ProtocolError,
@@ -145,4 +148,53 @@ fn disconnected(disconnect: Disconnect) -> Failure {
     let code = disconnect.code.error_code();
     let said = if disconnect.message.is_empty() { code.as_str() } else { &disconnect.message };
     Failure { error: VpnError::new(code, format!("the server ended the session: {said}")), fate }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, Fate};
+    use crate::codec::disconnect::{Disconnect, DisconnectCode};
+    use crate::codec::hello::{RejectCode, Rejection};
+    use crate::engine::End;
+    use crate::error::ErrorCode;
+    use crate::session::ClientFailure;
+    use crate::transport::WebSocketError;
+
+    fn disconnect(code: DisconnectCode) -> Disconnect {
+        Disconnect { code, message: String::new() }
+    }
+
+    #[test]
+    fn only_what_is_authenticated_keeps_a_client_away() {
+        let finals = [DisconnectCode::Kicked, DisconnectCode::Removed, DisconnectCode::Replaced];
+        for code in DisconnectCode::ALL {
+            let sealed = Failure::from(End::Peer(disconnect(code)));
+            assert_eq!(sealed.fate == Fate::Final, finals.contains(&code), "{code:?}");
+            assert_eq!(sealed.error.code, code.error_code());
+            let plain = Failure::from(ClientFailure::Disconnected(disconnect(code)));
+            assert_eq!(plain.fate, Fate::Retry, "a plain {code:?} can be forged");
+        }
+    }
+
+    #[test]
+    fn rejections_are_final_retried_once_or_retried() {
+        let fate = |code| {
+            let rejection = Rejection { version: 1, code, message: "no".to_owned() };
+            Failure::from(ClientFailure::Rejected(rejection)).fate
+        };
+        assert_eq!(fate(RejectCode::Unauthorized), Fate::Final);
+        assert_eq!(fate(RejectCode::UnsupportedVersion), Fate::Final);
+        assert_eq!(fate(RejectCode::BadRequest), Fate::RetryOnce);
+        for code in [RejectCode::PoolExhausted, RejectCode::ServerFull, RejectCode::ShuttingDown] {
+            assert_eq!(fate(code), Fate::Retry);
+        }
+    }
+
+    #[test]
+    fn a_refused_first_message_points_at_the_key() {
+        let closed = |code| WebSocketError::Closed { code, reason: String::new() };
+        assert_eq!(Failure::before_answer(&closed(Some(1008))).error.code, ErrorCode::ServerKeyMismatch);
+        assert_eq!(Failure::before_answer(&closed(Some(1001))).error.code, ErrorCode::ConnectionLost);
+        assert_eq!(Failure::before_answer(&WebSocketError::Eof).error.code, ErrorCode::ConnectionLost);
+    }
 }

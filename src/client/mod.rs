@@ -110,7 +110,8 @@ impl Client {
     pub async fn shutdown(&self) {
         self.begin_shutdown();
         // An error means that the supervisor is gone, and all it held with it.
-        let _gone = self.done.clone().wait_for(|done| *done).await;
+        let mut done = self.done.clone();
+        let _gone = done.wait_for(|done| *done).await;
     }
 
     /// Starts what [`Self::shutdown`] waits for.

@@ -29,8 +29,8 @@ impl Route for Uplink {
         }
         let mut producer = self.queue.producer();
         for packet in packets {
-            if producer.push(packet).is_err() {
-                self.traffic.drops().count(Priority::Normal, DropReason::QueueFull, packet.len());
+            if let Err(error) = producer.push(packet) {
+                self.traffic.drops().count(Priority::Normal, error.reason(), packet.len());
             }
         }
     }

@@ -45,8 +45,7 @@ enum Interrupt {
 impl Interrupt {
     fn answer(self) {
         match self {
-            // Nobody waits any more if the receiver is gone.
-            Self::Disconnect(reply) => drop(reply.send(())),
+            Self::Disconnect(reply) => answer(reply, ()),
             Self::Stop => {}
         }
     }
@@ -56,6 +55,11 @@ impl Interrupt {
 enum Outcome {
     Interrupted(Interrupt),
     Failed(VpnError),
+}
+
+/// Answers a call, unless whoever made it has gone away.
+fn answer<T>(reply: oneshot::Sender<T>, outcome: T) {
+    let _unheard = reply.send(outcome);
 }
 
 /// Commands and the stop signal.
@@ -83,7 +87,7 @@ impl Inbox {
                 Some(Command::Disconnect { reply }) => return Interrupt::Disconnect(reply),
                 Some(Command::Connect { reply, .. }) => {
                     let message = "the VPN client is connected, connecting or reconnecting already; call disconnect() first";
-                    drop(reply.send(Err(VpnError::new(ErrorCode::AlreadyConnected, message))));
+                    answer(reply, Err(VpnError::new(ErrorCode::AlreadyConnected, message)));
                 }
             }
         }
@@ -109,9 +113,11 @@ impl Supervisor {
             match command {
                 Command::Disconnect { reply } => {
                     self.shared.set_state(ConnectionState::Disconnected);
-                    drop(reply.send(()));
+                    answer(reply, ());
                 }
-                Command::Connect { config, persistent, reply } => self.serve(*config, persistent, reply).await,
+                Command::Connect { config, persistent, reply } => {
+                    self.serve(*config, persistent, reply).await
+                }
             }
         }
     }
@@ -136,14 +142,17 @@ impl Supervisor {
         match outcome {
             Outcome::Interrupted(interrupt) => {
                 self.shared.set_state(ConnectionState::Disconnected);
-                run.answer(Err(VpnError::new(ErrorCode::Aborted, "the attempt to connect was ended by disconnect() or stop()")));
+                run.answer(Err(VpnError::new(
+                    ErrorCode::Aborted,
+                    "the attempt to connect was ended by disconnect() or stop()",
+                )));
                 interrupt.answer();
             }
             Outcome::Failed(error) => match run.reply.take() {
                 // A failure is told once: to the call it belongs to, if there is one.
                 Some(reply) => {
                     self.shared.set_state(ConnectionState::Disconnected);
-                    drop(reply.send(Err(error)));
+                    answer(reply, Err(error));
                 }
                 None => self.shared.set_failed(&error),
             },
@@ -229,7 +238,8 @@ impl Run {
             Some(tunnel) => tunnel.renew(&established.hello, remote, &self.shared).await,
             None => {
                 let tunnel =
-                    Tunnel::open(&self.config, &established.hello, remote, &self.traffic, &self.shared).await?;
+                    Tunnel::open(&self.config, &established.hello, remote, &self.traffic, &self.shared)
+                        .await?;
                 self.tunnel = Some(tunnel);
                 Ok(())
             }
@@ -245,7 +255,7 @@ impl Run {
     ) -> Result<Interrupt, Failure> {
         let Established { websocket, session, hello, remote } = established;
         let Some(tunnel) = self.tunnel.as_mut() else { return Err(Failure::last(no_tunnel())) };
-        let mtu = tunnel.mtu_info(remote.ip()).await;
+        let mtu = tunnel.mtu_info(remote.ip());
         let (orders, order_inbox) = mpsc::channel(1);
         let downlink = tunnel.downlink(&hello, &self.traffic, &self.shared);
         let traffic = Arc::clone(&self.traffic);
@@ -264,7 +274,7 @@ impl Run {
                         shared.set_connected(status(&hello, remote), mtu);
                         self.bad_requests = 0;
                         if let Some(reply) = self.reply.take() {
-                            drop(reply.send(Ok(assigned(&hello))));
+                            answer(reply, Ok(assigned(&hello)));
                         }
                     }
                 },
@@ -283,7 +293,7 @@ impl Run {
 
     fn answer(&mut self, outcome: Result<Assigned, VpnError>) {
         if let Some(reply) = self.reply.take() {
-            drop(reply.send(outcome));
+            answer(reply, outcome);
         }
     }
 }
@@ -337,6 +347,7 @@ fn no_tunnel() -> VpnError {
 }
 
 fn interface_failed(reason: &str) -> VpnError {
-    let message = format!("the tunnel's interface failed ({reason}); was it deleted by another program? connect again");
+    let message =
+        format!("the tunnel's interface failed ({reason}); was it deleted by another program? connect again");
     VpnError::new(ErrorCode::TunUnavailable, message)
 }

@@ -13,7 +13,8 @@ use crate::config::ClientConfig;
 use crate::engine::{Task, pump};
 use crate::error::VpnError;
 use crate::network::{HostChanges, Netlink};
-use crate::qos::PacketQueue;
+use crate::packet::Ingress;
+use crate::qos::{Batch, PacketQueue};
 use crate::report::{LogLevel, MtuInfo};
 use crate::telemetry::{DropReason, Priority, Traffic};
 use crate::tunnel::{Tun, TunConfig};
@@ -34,6 +35,7 @@ pub(super) struct Tunnel {
     online: Arc<AtomicBool>,
     addresses: Addresses,
     routes: Vec<IpNet>,
+    ipv6_blocked: bool,
 }
 
 /// What the server gave, as far as the interface bears it.
@@ -72,11 +74,15 @@ impl Tunnel {
         let online = Arc::new(AtomicBool::new(false));
         let uplink =
             Uplink { queue: Arc::clone(&queue), traffic: Arc::clone(traffic), online: Arc::clone(&online) };
-        let pump = Task::spawn("tun", pump(Arc::clone(&tun), uplink));
+        let pump = Task::spawn("tun", pump(Arc::clone(&tun), config.mtu, uplink));
         let addresses = Addresses::of(hello);
         let routes = config.routes.clone();
-        let mut tunnel = Self { tun, pump, netlink, changes, queue, online, addresses, routes };
-        match tunnel.install(remote, shared).await {
+        let mut tunnel = Self { tun, pump, netlink, changes, queue, online, addresses, routes, ipv6_blocked: false };
+        let installed = match tunnel.add_addresses() {
+            Ok(()) => tunnel.install_routes(remote, shared).await,
+            Err(error) => Err(error),
+        };
+        match installed {
             Ok(()) => Ok(tunnel),
             Err(error) => {
                 tunnel.close().await;
@@ -95,27 +101,32 @@ impl Tunnel {
         let addresses = Addresses::of(hello);
         if addresses != self.addresses {
             for (addr, prefix) in &self.addresses.nets {
-                self.netlink.delete_address(self.tun.index(), *addr, *prefix).await?;
+                self.netlink.delete_address(self.tun.index(), *addr, *prefix)?;
             }
             self.addresses = addresses;
+            self.add_addresses()?;
         }
-        self.install(remote, shared).await
+        self.install_routes(remote, shared).await
     }
 
-    /// Addresses, MTU and routes; what is there already stays.
-    async fn install(&mut self, remote: IpAddr, shared: &Arc<Shared>) -> Result<(), VpnError> {
+    fn add_addresses(&self) -> Result<(), VpnError> {
         let index = self.tun.index();
         for (addr, prefix) in &self.addresses.nets {
-            self.netlink.add_address(index, *addr, *prefix).await?;
+            self.netlink.add_address(index, *addr, *prefix)?;
         }
-        self.netlink.set_up(index, self.addresses.mtu).await?;
+        Ok(self.netlink.set_up(index, self.addresses.mtu)?)
+    }
+
+    /// The routes of the configuration; what is there already stays.
+    async fn install_routes(&mut self, remote: IpAddr, shared: &Arc<Shared>) -> Result<(), VpnError> {
+        let index = self.tun.index();
         if self.routes.iter().any(|route| route.contains(&remote)) {
             self.changes.pin_route(remote).await?;
         }
         for route in self.routes.clone() {
             if route.addr().is_ipv6() && !self.addresses.has_v6() {
                 shared.events.log(
-                    LogLevel::Warn,
+                    LogLevel::Info,
                     "routes",
                     format!("the route {route} is left out: the server gave no IPv6 address"),
                 );
@@ -132,7 +143,8 @@ impl Tunnel {
         if !self.routes.contains(&everything) || self.addresses.has_v6() {
             return Ok(());
         }
-        if self.changes.block_ipv6().await? {
+        self.changes.block_ipv6().await?;
+        if !std::mem::replace(&mut self.ipv6_blocked, true) {
             shared.events.log(
                 LogLevel::Info,
                 "routes",
@@ -148,7 +160,12 @@ impl Tunnel {
     }
 
     /// The way from a session of `hello` into the interface.
-    pub(super) fn downlink(&self, hello: &Accepted, traffic: &Arc<Traffic>, shared: &Arc<Shared>) -> Downlink {
+    pub(super) fn downlink(
+        &self,
+        hello: &Accepted,
+        traffic: &Arc<Traffic>,
+        shared: &Arc<Shared>,
+    ) -> Downlink {
         // The hello's prefix lengths were checked when it was read.
         let v4 = Ipv4Net::new_assert(hello.assigned_ip, hello.prefix_length);
         let v6 = hello.v6.map(|v6| Ipv6Net::new_assert(v6.assigned_ip, v6.prefix_length));
@@ -159,15 +176,18 @@ impl Tunnel {
     /// Opens or shuts the way into the queue. What waited when it opens is from before the outage
     /// and is dropped.
     pub(super) fn set_online(&self, online: bool, traffic: &Traffic) {
-        for length in self.queue.clear() {
-            traffic.drops().count(Priority::Normal, DropReason::Stale, length);
+        let mut stale = Batch::default();
+        while self.queue.drain_into(&mut stale, usize::MAX) > 0 {
+            for packet in stale.iter() {
+                traffic.drops().count(Priority::Normal, DropReason::Stale, packet.len());
+            }
         }
         self.online.store(online, Ordering::Relaxed);
     }
 
     /// The MTU figures for a connection to `remote`.
-    pub(super) async fn mtu_info(&self, remote: IpAddr) -> MtuInfo {
-        let link_mtu = self.netlink.route_to(remote).await.map_or(ETHERNET_MTU, |way| way.mtu);
+    pub(super) fn mtu_info(&self, remote: IpAddr) -> MtuInfo {
+        let link_mtu = self.netlink.route_to(remote).map_or(ETHERNET_MTU, |way| way.mtu);
         MtuInfo {
             tun_mtu: self.addresses.mtu.into(),
             effective_mtu: link_mtu.saturating_sub(NOMINAL_OVERHEAD),

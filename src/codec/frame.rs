@@ -288,6 +288,8 @@ impl FrameError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const ALL: FrameSet = FrameSet::of(&FrameType::ALL);
@@ -412,6 +414,32 @@ mod tests {
             };
             assert_eq!(split_frame(&mut whole.clone()[..length], ALL), Err(expected));
             assert_eq!(expected.close_code(), CloseCode::ProtocolError);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_is_frames_up_to_its_fault(
+            frames in prop::collection::vec((prop::sample::select(&FrameType::ALL), 0..100_usize), 0..4),
+            tail in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let mut message = Vec::new();
+            for (kind, more) in frames {
+                let length = *kind.payload_lengths().start() + more;
+                message.extend(announced(kind, length));
+                message.resize(message.len() + length, 0);
+            }
+            message.extend(tail);
+            let whole = message.clone();
+            let mut rest = &mut message[..];
+            let mut taken = Vec::new();
+            while let Ok((frame, others)) = split_frame(rest, ALL) {
+                prop_assert!(frame.kind.payload_lengths().contains(&frame.payload.len()));
+                taken.extend_from_slice(&frame.header);
+                taken.extend_from_slice(frame.payload);
+                rest = others;
+            }
+            prop_assert!(whole.starts_with(&taken));
         }
     }
 

@@ -36,8 +36,8 @@ impl JsonError {
     }
 }
 
-/// A JSON object whose members are looked up by name.
-#[derive(Debug)]
+/// A JSON object whose members are looked up by name. Like what it holds, it cannot be printed: it
+/// may hold a credential.
 pub(super) struct Object<'a>(Vec<(Text<'a>, Value<'a>)>);
 
 impl<'a> Object<'a> {
@@ -46,9 +46,8 @@ impl<'a> Object<'a> {
         let text = std::str::from_utf8(bytes).map_err(|_| JsonError::Syntax)?;
         let mut reader = Reader { text, at: 0 };
         reader.skip_blanks();
-        let object = match reader.value(1) {
-            Some(Value::Object(object)) => object,
-            _ => return Err(JsonError::Syntax),
+        let Some(Value::Object(object)) = reader.value(1) else {
+            return Err(JsonError::Syntax);
         };
         reader.skip_blanks();
         if reader.at == text.len() { Ok(object) } else { Err(JsonError::Syntax) }
@@ -84,7 +83,6 @@ impl<'a> Object<'a> {
 }
 
 /// One JSON value, of which only what the protocol uses can be read.
-#[derive(Debug)]
 pub(super) enum Value<'a> {
     Null,
     Bool,
@@ -130,7 +128,6 @@ impl<'a> Value<'a> {
 
 /// A string as it stands between its quotes: every escape is well formed, surrogates are unpaired
 /// perhaps.
-#[derive(Debug)]
 pub(super) struct Text<'a>(&'a str);
 
 impl Text<'_> {

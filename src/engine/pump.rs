@@ -10,7 +10,7 @@ use crate::tunnel::Tun;
 const BATCH_PACKETS: usize = 64;
 
 /// Finds the sessions of packets.
-pub trait Route: Send {
+pub trait Route: Send + 'static {
     /// Routes packets that were read together, in their order.
     fn route<'a>(&mut self, packets: impl Iterator<Item = &'a [u8]>);
 }
@@ -18,9 +18,9 @@ pub trait Route: Send {
 /// Drains `tun` for ever; ends only when the device fails.
 ///
 /// The TUN is read whether or not sessions can send: what a session's queue has no room for is
-/// dropped there and counted, so that the kernel's own queue never becomes the real one.
-pub async fn pump(tun: Arc<Tun>, mut route: impl Route) -> io::Error {
-    let packet_room = usize::from(u16::MAX).min(tun.mtu().max(MIN_ROOM));
+/// dropped there and counted, so that the kernel's own queue never becomes the real one. `mtu` is the largest that the device will have.
+pub async fn pump(tun: Arc<Tun>, mtu: u16, mut route: impl Route) -> io::Error {
+    let packet_room = usize::from(mtu).max(MIN_ROOM);
     let mut arena = vec![0; packet_room * BATCH_PACKETS];
     let mut lengths = Vec::with_capacity(BATCH_PACKETS);
     loop {

@@ -79,7 +79,9 @@ impl Endpoint {
     /// As `connect` and `start`.
     pub async fn run_config(&self, config: &Value) -> Result<(), VpnError> {
         match &self.engine {
-            Engine::Client(client) => client.connect(ClientConfig::parse(config, &self.base)?, true).await.map(drop),
+            Engine::Client(client) => {
+                client.connect(ClientConfig::parse(config, &self.base)?, true).await.map(drop)
+            }
             Engine::Server(server) => server.start(ServerConfig::parse(config, &self.base)?).await,
         }
     }

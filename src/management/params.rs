@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn errors_carry_code_path_and_cause() {
         let error = VpnError::config("mtu", "must be a number").caused_by("x");
-        let body = json!({ "code": "invalid-config", "message": "must be a number", "path": "mtu", "cause": "x" });
+        let body =
+            json!({ "code": "invalid-config", "message": "must be a number", "path": "mtu", "cause": "x" });
         assert_eq!(error_body(&error), body);
     }
 }

@@ -83,6 +83,9 @@ pub enum NetworkError {
         /// The instance's name.
         name: String,
     },
+    /// The step was cut short, and what it belongs to is undone.
+    #[error("the tunnel's set-up was interrupted and is undone")]
+    Ended,
     /// The journal could not be kept.
     #[error("the state directory {} is not usable: {what}", path.display())]
     State {
@@ -106,6 +109,7 @@ impl NetworkError {
             Self::Route { .. } | Self::RouteTaken { .. } => ErrorCode::RouteFailed,
             Self::SubnetConflict { .. } => ErrorCode::SubnetConflict,
             Self::NatUnavailable { .. } => ErrorCode::NatUnavailable,
+            Self::Ended => ErrorCode::Aborted,
             Self::InstanceInUse { .. } => ErrorCode::TunNameInUse,
             Self::State { .. } => ErrorCode::FileError,
         }

@@ -5,12 +5,20 @@
 //! what a killed process left behind, the next start (or [`repair`]) takes back by that journal.
 //! Nothing here touches what others have set.
 
+mod change;
 mod changes;
+mod command;
 mod conntrack;
 mod error;
 mod firewall;
+mod forwarding;
+mod ledger;
+mod nat;
 mod netlink;
 mod repair;
+mod state;
+mod steps;
+mod sysctl;
 
 pub use changes::HostChanges;
 pub use conntrack::delete_conntrack;

@@ -72,7 +72,9 @@ impl Event {
             Self::Status(status) => json!(status),
             Self::Quality(quality) => json!(quality),
             Self::ClientConnected(info) => json!(info),
-            Self::ClientDisconnected { client_id, reason } => json!({ "clientId": client_id, "reason": reason }),
+            Self::ClientDisconnected { client_id, reason } => {
+                json!({ "clientId": client_id, "reason": reason })
+            }
             Self::Warning { code, message } => json!({ "code": code, "message": message }),
             Self::Log { level, target, message } => {
                 json!({ "level": level, "target": target, "message": message, "time": timestamp() })

@@ -166,7 +166,8 @@ struct DropCount {
 impl From<&DropsSnapshot> for DropReport {
     fn from(snapshot: &DropsSnapshot) -> Self {
         let total = snapshot.total();
-        let mut report = Self { packets_dropped: total.packets, bytes_dropped: total.bytes, drops: BTreeMap::new() };
+        let mut report =
+            Self { packets_dropped: total.packets, bytes_dropped: total.bytes, drops: BTreeMap::new() };
         for (priority, reason, count) in snapshot.non_zero() {
             let reasons = report.drops.entry(priority.as_str()).or_default();
             reasons.insert(reason.as_str(), DropCount { packets: count.packets, bytes: count.bytes });

@@ -105,7 +105,7 @@ impl Handshake<'_> {
             Ok(reserved) => reserved,
             Err(code) => return Err(self.reject(websocket, request, code).await),
         };
-        let (unconfirmed, frame) = request.accept(&hello, clock::now(), &mut rand::rng()).map_err(session_failed)?;
+        let (unconfirmed, frame) = request.accept(&hello, &mut rand::rng()).map_err(session_failed)?;
         self.send(websocket, &frame).await?;
         let identity = Identity {
             id: hello.client_id.clone(),
@@ -127,7 +127,7 @@ impl Handshake<'_> {
             listening.handle_message(clock::now(), &mut rand::rng(), &mut admission.replay, message)
         };
         match opened.map_err(session_failed)? {
-            Opened::Request(request) => Ok(request),
+            Opened::Request(request) => Ok(*request),
             Opened::Refused { frame, close } => {
                 self.send(websocket, &frame).await?;
                 Err((Refused::Rejected(RejectCode::BadRequest), Some(close.as_u16())))
@@ -160,7 +160,7 @@ impl Handshake<'_> {
             gateway: config.subnet.server(),
             v6,
             mtu,
-            keepalive_interval_secs: config.keepalive_interval_secs(),
+            keepalive_interval_secs: whole_seconds(config.keepalive_interval),
             dns: config.dns.clone(),
             ticket: None,
             mlkem768: None,
@@ -199,8 +199,8 @@ impl Handshake<'_> {
         let (order_sender, orders) = mpsc::channel(ORDERS);
         let peer = Arc::new(Peer::new(identity, order_sender));
         let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer), mtu);
-        let confirmed =
-            unconfirmed.handle_message(clock::now(), &mut rand::rng(), message, |packet| port.deliver(packet));
+        let confirmed = unconfirmed
+            .handle_message(clock::now(), &mut rand::rng(), message, |packet| port.deliver(packet));
         let session = confirmed.map_err(session_failed)?;
         port.delivered();
         reservation.confirm();
@@ -291,6 +291,11 @@ const fn local_reason(code: DisconnectCode) -> DisconnectReason {
 fn session_failed(error: crate::session::SessionError) -> Ended {
     let code = error.close_code().as_u16();
     (error.into(), Some(code))
+}
+
+/// The hello speaks in whole seconds, from 5 to 120; so does the configuration.
+fn whole_seconds(interval: Duration) -> u16 {
+    u16::try_from(interval.as_secs()).unwrap_or(u16::MAX)
 }
 
 /// 128 random bits: unguessable, and never given twice.

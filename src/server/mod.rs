@@ -158,7 +158,8 @@ impl Server {
     pub async fn shutdown(&self) {
         self.begin_shutdown();
         // The sender lives as long as this object.
-        let _done = self.done.subscribe().wait_for(|done| *done).await;
+        let mut done = self.done.subscribe();
+        let _done = done.wait_for(|done| *done).await;
     }
 
     /// Starts what [`Self::shutdown`] waits for.
@@ -167,7 +168,8 @@ impl Server {
         if shutdown.is_some() {
             return;
         }
-        let (shared, serving, done) = (Arc::clone(&self.shared), Arc::clone(&self.serving), self.done.clone());
+        let (shared, serving, done) =
+            (Arc::clone(&self.shared), Arc::clone(&self.serving), self.done.clone());
         let _runtime = self.runtime.enter();
         *shutdown = Some(Task::spawn("server shutdown", async move {
             if let Some(running) = serving.lock().await.take() {

@@ -66,7 +66,8 @@ impl Peer {
 
     /// Resolves when the session is over.
     pub(super) async fn ended(&self) {
-        let _ended = self.ended.subscribe().wait_for(|ended| *ended).await;
+        let mut ended = self.ended.subscribe();
+        let _ended = ended.wait_for(|ended| *ended).await;
     }
 
     /// The session is over.

@@ -22,15 +22,16 @@ impl Route for Downlink {
             let to = IpPacket::parse(packet).ok().map(|packet| packet.dst());
             // Packets that follow each other mostly go to the same client: its lock is kept.
             if current.as_ref().is_none_or(|(addr, ..)| Some(*addr) != to) {
-                current = None;
+                // Its lock is let go before the next one is taken.
+                drop(current.take());
                 let found = to.and_then(|to| Some((to, table.by_address(to)?)));
                 current = found.map(|(to, peer)| (to, peer, peer.queue.producer()));
             }
             match &mut current {
                 None => self.0.traffic.drops().count(Priority::Normal, DropReason::NoRoute, packet.len()),
                 Some((_, peer, producer)) => {
-                    if producer.push(packet).is_err() {
-                        peer.drop_packet(DropReason::QueueFull, packet.len());
+                    if let Err(error) = producer.push(packet) {
+                        peer.drop_packet(error.reason(), packet.len());
                     }
                 }
             }
@@ -70,9 +71,9 @@ impl Uplink {
         let table = self.hub.table();
         let other = table.by_address(to).ok_or(DropReason::NoRoute)?;
         let pushed = other.queue.producer().push(packet);
-        if pushed.is_err() {
+        if let Err(error) = pushed {
             // The packet came whole from this client; it is the other's queue that had no room.
-            other.drop_packet(DropReason::QueueFull, packet.len());
+            other.drop_packet(error.reason(), packet.len());
         }
         Ok(())
     }

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -49,7 +48,10 @@ impl Serving {
             None => None,
         };
         let netlink = Netlink::open()?;
-        check_subnets(&config, &netlink).await?;
+        netlink.check_subnet(config.subnet.net().into(), None)?;
+        if let Some(subnet) = config.subnet6 {
+            netlink.check_subnet(subnet.net().into(), None)?;
+        }
         let listener = Listener::bind(&config.listen_addr).await?;
         let tun = Arc::new(Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: config.mtu })?);
         let mut changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
@@ -88,23 +90,6 @@ impl Serving {
     }
 }
 
-/// Refuses subnets that the host uses already, or sees a way to.
-async fn check_subnets(config: &ServerConfig, netlink: &Netlink) -> Result<(), VpnError> {
-    let ours = std::iter::once(("subnet", IpNet::V4(config.subnet.net())))
-        .chain(config.subnet6.map(|subnet| ("subnet6", IpNet::V6(subnet.net()))));
-    let taken = netlink.host_networks().await?;
-    for (field, net) in ours {
-        let clash = taken.iter().find(|(_, host)| host.contains(&net) || net.contains(host));
-        if let Some((interface, host)) = clash {
-            let message = format!(
-                "{field} {net} overlaps {host}, which the host's interface {interface} uses; choose another {field}"
-            );
-            return Err(VpnError::new(ErrorCode::SubnetConflict, message));
-        }
-    }
-    Ok(())
-}
-
 /// Addresses and, where asked for, NAT.
 async fn set_up(
     config: &ServerConfig,
@@ -114,16 +99,23 @@ async fn set_up(
     shared: &Shared,
 ) -> Result<(), VpnError> {
     let v4 = IpAddr::V4(config.subnet.server());
-    netlink.add_address(tun.index(), v4, config.subnet.prefix_len()).await?;
+    netlink.add_address(tun.index(), v4, config.subnet.prefix_len())?;
     if let Some(subnet) = config.subnet6 {
-        netlink.add_address(tun.index(), IpAddr::V6(subnet.server()), subnet.prefix_len()).await?;
+        netlink.add_address(tun.index(), IpAddr::V6(subnet.server()), subnet.prefix_len())?;
     }
-    netlink.set_up(tun.index(), config.mtu).await?;
+    netlink.set_up(tun.index(), config.mtu)?;
     if !config.enable_nat {
         return Ok(());
     }
     changes.enable_forwarding(tun.name(), config.subnet6.is_some()).await?;
-    changes.masquerade(tun.name(), config.subnet.net(), config.subnet6.map(|subnet| subnet.net()), config.client_to_client).await?;
+    changes
+        .masquerade(
+            tun.name(),
+            config.subnet.net(),
+            config.subnet6.map(|subnet| subnet.net()),
+            config.client_to_client,
+        )
+        .await?;
     for finding in changes.foreign_forward_drops(tun.name()).await {
         shared.events.warn("forward-policy", format!("{}; to mend it: {}", finding.message, finding.command));
     }
@@ -138,7 +130,7 @@ async fn run(
     shared: Arc<Shared>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut pump = Task::spawn("tun", pump(Arc::clone(&hub.tun), Downlink(Arc::clone(&hub))));
+    let mut pump = Task::spawn("tun", pump(Arc::clone(&hub.tun), hub.config.mtu, Downlink(Arc::clone(&hub))));
     let mut connections = JoinSet::new();
     let failure = tokio::select! {
         // An error means that the server was dropped, which stops it as well.
@@ -184,7 +176,9 @@ async fn accept(hub: &Arc<Hub>, listener: &Listener, connections: &mut JoinSet<(
             Ok((tcp, from)) => {
                 failing = false;
                 match Arc::clone(&unconfirmed).try_acquire_owned() {
-                    Ok(permit) => drop(connections.spawn(connection::serve(Arc::clone(hub), tcp, from, permit))),
+                    Ok(permit) => {
+                        drop(connections.spawn(connection::serve(Arc::clone(hub), tcp, from, permit)))
+                    }
                     Err(_) => tracing::debug!(%from, "too many unconfirmed connections; this one is closed"),
                 }
             }
@@ -199,7 +193,8 @@ async fn accept(hub: &Arc<Hub>, listener: &Listener, connections: &mut JoinSet<(
 /// Says once that connections cannot be accepted.
 fn accept_failed(hub: &Hub, error: &io::Error, failing: &mut bool) {
     if !std::mem::replace(failing, true) {
-        let message = format!("new connections cannot be accepted: {error}; raise the limit of open files (ulimit -n)");
+        let message =
+            format!("new connections cannot be accepted: {error}; raise the limit of open files (ulimit -n)");
         hub.events.log(LogLevel::Warn, "listener", message);
     }
 }

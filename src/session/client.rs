@@ -100,6 +100,16 @@ impl<E: Into<SessionError>> From<E> for ClientFailure {
     }
 }
 
+impl ClientFailure {
+    /// How the client closes the connection (PROTOCOL §9).
+    pub const fn close_code(&self) -> CloseCode {
+        match self {
+            Self::Rejected(_) | Self::Disconnected(_) => CloseCode::Normal,
+            Self::Broken { close, .. } => *close,
+        }
+    }
+}
+
 impl AwaitingResponse {
     /// Takes the WebSocket message with the server's answer.
     ///

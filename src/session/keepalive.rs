@@ -317,6 +317,12 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    /// Where simulated time begins.
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
+    fn epoch() -> Instant {
+        Instant::now()
+    }
+
     /// One machine, its clock, and a link that answers as the test says.
     struct Bench {
         now: Instant,
@@ -328,7 +334,7 @@ mod tests {
 
     impl Bench {
         fn new(configured: Duration, seed: u64) -> Self {
-            let now = Instant::now();
+            let now = epoch();
             let mut rng = StdRng::seed_from_u64(seed);
             let mut machine = Keepalives::new(now, configured, &mut rng);
             let stamp = machine.send(now, &mut rng);
@@ -347,9 +353,13 @@ mod tests {
             self.machine.health.current
         }
 
+        fn deadline(&self) -> Instant {
+            self.machine.poll_timeout().expect("a live machine has a deadline")
+        }
+
         /// Goes to the next deadline and does what is due there.
         fn step(&mut self) -> Option<Due> {
-            self.now = self.machine.poll_timeout().expect("a live machine has a deadline");
+            self.now = self.deadline();
             let due = self.machine.handle_timeout(self.now, &mut self.rng);
             if let Some(Due::Keepalive(stamp)) = due {
                 self.sent = (self.now, stamp);
@@ -416,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_did_not_begin_with_a_keepalive_waits_for_it() {
-        let now = Instant::now();
+        let now = epoch();
         let mut rng = StdRng::seed_from_u64(5);
         let machine = Keepalives::new(now, CONFIGURED, &mut rng);
         assert_spread(machine.poll_timeout().unwrap() - now, CONFIGURED);

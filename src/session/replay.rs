@@ -77,6 +77,12 @@ mod tests {
 
     const LIFETIME: Duration = Duration::from_secs(10);
 
+    /// Where simulated time begins.
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
+    fn epoch() -> Instant {
+        Instant::now()
+    }
+
     fn key(n: usize) -> [u8; 32] {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&n.to_be_bytes());
@@ -85,7 +91,7 @@ mod tests {
 
     #[test]
     fn knows_a_key_for_its_lifetime() {
-        let start = Instant::now();
+        let start = epoch();
         let mut cache = ReplayCache::new(LIFETIME);
         assert!(!cache.contains(start, &key(1)));
         assert!(cache.insert(start, key(1)));
@@ -97,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_repeated_key_does_not_live_longer() {
-        let start = Instant::now();
+        let start = epoch();
         let mut cache = ReplayCache::new(LIFETIME);
         cache.insert(start, key(1));
         cache.insert(start + LIFETIME / 2, key(1));
@@ -106,7 +112,7 @@ mod tests {
 
     #[test]
     fn forgets_the_oldest_when_full() {
-        let now = Instant::now();
+        let now = epoch();
         let mut cache = ReplayCache::new(LIFETIME);
         for n in 0..=ReplayCache::CAPACITY {
             assert!(cache.insert(now, key(n)));

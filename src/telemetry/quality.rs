@@ -243,6 +243,12 @@ mod tests {
         Duration::from_millis(n)
     }
 
+    /// Where simulated time begins.
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
+    fn epoch() -> Instant {
+        Instant::now()
+    }
+
     fn extremes(estimator: &Estimator, now: Instant) -> (Duration, Duration) {
         let quality = estimator.quality(now, LinkHealth::Healthy, ms(0));
         (quality.min_rtt, quality.max_rtt)
@@ -250,7 +256,7 @@ mod tests {
 
     #[test]
     fn nothing_measured_is_all_zero() {
-        let quality = Estimator::default().quality(Instant::now(), LinkHealth::Healthy, ms(30_000));
+        let quality = Estimator::default().quality(epoch(), LinkHealth::Healthy, ms(30_000));
         assert_eq!(quality.srtt, ms(0));
         assert_eq!(quality.jitter, ms(0));
         assert_eq!((quality.min_rtt, quality.max_rtt), (ms(0), ms(0)));
@@ -260,7 +266,7 @@ mod tests {
 
     #[test]
     fn smooths_as_the_rfcs_do() {
-        let now = Instant::now();
+        let now = epoch();
         let mut estimator = Estimator::default();
         estimator.answered(now, ms(80));
         assert_eq!((estimator.srtt(), estimator.jitter()), (ms(80), ms(0)));
@@ -274,7 +280,7 @@ mod tests {
 
     #[test]
     fn jitter_of_a_steady_link_fades() {
-        let now = Instant::now();
+        let now = epoch();
         let mut estimator = Estimator::default();
         estimator.answered(now, ms(10));
         estimator.answered(now, ms(1_000));
@@ -300,7 +306,7 @@ mod tests {
 
     #[test]
     fn loss_bounds_are_exclusive() {
-        let now = Instant::now();
+        let now = epoch();
         let mut estimator = Estimator::default();
         for check in 0..20 {
             if check == 0 { estimator.timed_out() } else { estimator.answered(now, ms(10)) }
@@ -312,7 +318,7 @@ mod tests {
 
     #[test]
     fn loss_forgets_what_is_older_than_64_checks() {
-        let now = Instant::now();
+        let now = epoch();
         let mut estimator = Estimator::default();
         estimator.timed_out();
         for _ in 0..63 {
@@ -325,7 +331,7 @@ mod tests {
 
     #[test]
     fn an_answer_ends_the_row_of_timeouts() {
-        let now = Instant::now();
+        let now = epoch();
         let mut estimator = Estimator::default();
         estimator.timed_out();
         estimator.timed_out();
@@ -338,7 +344,7 @@ mod tests {
 
     #[test]
     fn extremes_look_back_ten_minutes() {
-        let start = Instant::now();
+        let start = epoch();
         let mut estimator = Estimator::default();
         estimator.answered(start, ms(500));
         estimator.answered(start + ms(60_000), ms(5));
@@ -352,7 +358,7 @@ mod tests {
 
     #[test]
     fn extremes_of_a_busy_hour_are_those_of_its_end() {
-        let start = Instant::now();
+        let start = epoch();
         let mut estimator = Estimator::default();
         for second in 0..3_600_u64 {
             estimator.answered(start + Duration::from_secs(second), ms(1 + second));

@@ -1,10 +1,9 @@
 //! What can go wrong on the way to a peer, by blame.
 
 use std::io;
-use std::time::Duration;
 
 use super::assembly::Fault;
-use crate::error::{ErrorCode, VpnError};
+use crate::error::ErrorCode;
 
 /// Why a `serverUrl` cannot be used; the configuration is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,16 +73,51 @@ impl BindError {
 /// Why TLS could not be set up from the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConfigError {
-    /// To be split.
-    #[error("{0}")]
-    Invalid(String),
+    /// `tlsCert`.
+    #[error("the certificate {0}")]
+    Certificate(PemFault),
+    /// `tlsKey`.
+    #[error("the private key {0}")]
+    Key(PemFault),
+    /// `tlsCa`.
+    #[error("the CA certificate {0}")]
+    Ca(PemFault),
+    /// Two files that were made apart.
+    #[error(
+        "the private key does not belong to the certificate; the first certificate must be the server's own, \
+         those that signed it follow"
+    )]
+    KeyMismatch,
+    /// No authority is installed.
+    #[error("this system trusts no certificate authority: install its ca-certificates package, or set tlsCa")]
+    NoSystemRoots(#[source] rustls::Error),
 }
 
 impl TlsConfigError {
     /// The code that users see.
     pub fn code(&self) -> ErrorCode {
-        ErrorCode::InvalidConfig
+        match self {
+            Self::NoSystemRoots(_) => ErrorCode::TlsUntrusted,
+            _ => ErrorCode::InvalidConfig,
+        }
     }
+}
+
+/// What is wrong with a PEM file.
+#[derive(Debug, thiserror::Error)]
+pub enum PemFault {
+    /// No section of the wanted kind.
+    #[error("is missing: expected PEM text with -----BEGIN {0}-----")]
+    Missing(&'static str),
+    /// A password would be needed.
+    #[error("is encrypted: write it without a password, readable by this service only")]
+    Encrypted,
+    /// Not PEM after all.
+    #[error("is not valid PEM: {0}")]
+    Malformed(rustls::pki_types::pem::Error),
+    /// PEM around something unusable.
+    #[error("cannot be used: {0}")]
+    Unusable(rustls::Error),
 }
 
 /// Why an accepted connection did not become a WebSocket.
@@ -109,27 +143,6 @@ pub enum UpgradeError {
     /// The socket failed.
     #[error("the connection failed: {0}")]
     Io(#[source] io::Error),
-}
-
-/// Why a server could not be reached.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// To be split.
-    #[error("timeout")]
-    Timeout,
-}
-
-impl DialError {
-    /// The code that users see.
-    pub fn code(&self) -> ErrorCode {
-        ErrorCode::Timeout
-    }
-}
-
-impl From<DialError> for VpnError {
-    fn from(error: DialError) -> Self {
-        Self::new(error.code(), error.to_string())
-    }
 }
 
 /// Why a WebSocket ended.
@@ -168,9 +181,6 @@ impl WebSocketError {
         }
     }
 }
-
-#[expect(dead_code, reason = "signature only")]
-const LINGER: Duration = Duration::from_secs(1);
 
 impl From<Fault> for WebSocketError {
     fn from(fault: Fault) -> Self {

@@ -11,9 +11,12 @@
 //! leaves undone outlives the deadline it was given.
 
 mod assembly;
+mod connect;
 mod dial;
+mod dial_error;
 mod error;
 mod frame;
+mod http;
 mod listener;
 mod socket;
 mod stream;
@@ -23,7 +26,8 @@ mod url;
 mod websocket;
 
 pub use self::dial::{DialOptions, Dialed, dial};
-pub use self::error::{BindError, DialError, EndpointError, TlsConfigError, UpgradeError, WebSocketError};
+pub use self::dial_error::{DialError, DialPhase, TlsFault};
+pub use self::error::{BindError, EndpointError, PemFault, TlsConfigError, UpgradeError, WebSocketError};
 pub use self::listener::Listener;
 pub use self::socket::CongestionControl;
 pub use self::stream::Stream;
