@@ -25,8 +25,8 @@ let interrupted = false;
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, interrupt);
 
 try {
-  screen.title('smartvpn · a VPN that a Node program holds');
   await prepare();
+  screen.title('smartvpn · a VPN that a Node program holds');
   await show();
   screen.end('All of it worked.');
 } catch (error) {
@@ -37,12 +37,13 @@ try {
   }
 }
 
+/** Has the system's tools and the project's own parts ready; the build speaks for itself. */
 async function prepare() {
   const missing =
     installTools(['ip', 'nft', 'ping'], (sentence) => screen.say(`${sentence} …`)) ?? Lab.unavailable();
   if (missing) throw new LabError(missing);
   const { build } = await import('./build.mjs');
-  await screen.step('Build what is missing', () => build());
+  await build();
 }
 
 async function show() {

@@ -50,10 +50,12 @@ export async function readHostState(host) {
 
 /**
  * What differs between two states of a host, a line each: `- routes: …` is gone, `+ routes: …` new.
+ * Settings of an interface that is gone or new are left out, as they come and go with it.
  */
 export function differences(before, after) {
+  const kept = interfaces(before).filter((name) => interfaces(after).includes(name));
   return Object.keys(before).flatMap((part) => {
-    const [old, now] = [before, after].map((state) => entries(state[part]));
+    const [old, now] = [before, after].map((state) => entries(part, state[part], kept));
     return [
       ...old.filter((entry) => !now.includes(entry)).map((entry) => `- ${part}: ${entry}`),
       ...now.filter((entry) => !old.includes(entry)).map((entry) => `+ ${part}: ${entry}`),
@@ -61,8 +63,17 @@ export function differences(before, after) {
   });
 }
 
-function entries(part) {
-  return [part].flat().map((entry) => (typeof entry === 'string' ? entry : JSON.stringify(entry)));
+function interfaces({ addresses }) {
+  return ['all', 'default', ...addresses.map(({ ifname }) => ifname)];
+}
+
+function entries(part, value, kept) {
+  const texts = [value].flat().map((entry) => (typeof entry === 'string' ? entry : JSON.stringify(entry)));
+  if (part !== 'settings') return texts;
+  return texts.filter((text) => {
+    const name = /\/conf\/([^/]+)\//.exec(text)?.[1];
+    return name === undefined || kept.includes(name);
+  });
 }
 
 function json(text) {

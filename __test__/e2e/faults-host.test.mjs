@@ -22,8 +22,15 @@ const WITHOUT_RIGHTS = {
   root: ['setpriv', '--bounding-set=-all', '--inh-caps=-all', '--'],
 };
 
-/** Wraps a command so that it finds no TUN device. */
-const WITHOUT_TUN = ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs none /dev/net && exec "$@"', 'sh'];
+/** Wraps a command so that it finds no TUN device, and cannot make one. */
+const WITHOUT_TUN = [
+  'unshare',
+  '--mount',
+  'sh',
+  '-c',
+  'mount -t tmpfs -o ro none /dev/net && exec "$@"',
+  'sh',
+];
 
 describe('a host that is not fit', { skip: requires() }, () => {
   const site = useSite();
@@ -38,7 +45,6 @@ describe('a host that is not fit', { skip: requires() }, () => {
     it(`gives a server no ${right}`, async () => {
       const vpn = await (await site.agent(site.server, { wrap })).server();
       await assertFails(vpn.start(serverConfig({ stateDir: null })), 'permission-denied', 'CAP_NET_ADMIN');
-      assert.notEqual((await vpn.getStatus()).state, 'connected');
     });
   }
 
@@ -124,8 +130,7 @@ describe('a host that is not fit', { skip: requires() }, () => {
     const agent = await site.agent(site.server);
     const vpn = await agent.server();
     await assertFails(vpn.start(serverConfig(config)), code, ...words);
-    assert.equal((await vpn.getStatus()).state, 'disconnected');
-    assert.deepEqual(await vpn.listClients().catch(() => []), []);
+    assert.deepEqual(vpn.seen('exit'), [], 'a failure is told once');
     await agent.close();
   };
 

@@ -47,7 +47,7 @@ describe('NAT', { skip: requires() }, () => {
       assert.equal(await reaches(site.clients[1], WEB.address), true);
       assert.equal(await reaches(site.clients[1], WEB.address6), true);
       await second.vpn.stopServer();
-      await site.assertAsFound();
+      await site.assertAsFound(site.server);
     });
   }
 
@@ -61,7 +61,7 @@ describe('NAT', { skip: requires() }, () => {
     await again.vpn.stopServer();
     assert.equal(await reaches(site.client, WEB.address), true);
     await second.vpn.stopServer();
-    await site.assertAsFound();
+    await site.assertAsFound(site.server);
   });
 
   it('leaves forwarding on where it was on before', async () => {

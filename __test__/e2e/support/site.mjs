@@ -114,12 +114,9 @@ class Fixture {
     return agent;
   }
 
-  /** Asserts that every host is as the current test found it. */
-  async assertAsFound(found = this.#found) {
-    const now = await this.#snapshot();
-    for (const [name, state] of Object.entries(found)) {
-      assert.deepEqual(differences(state, now[name]), [], `${name} is not as it was found`);
-    }
+  /** Asserts that the hosts, all unless given, are as the current test found them. */
+  async assertAsFound(...hosts) {
+    await this.#compare(this.#found, hosts.length > 0 ? hosts : this.#hosts);
   }
 
   async open(options) {
@@ -142,16 +139,26 @@ class Fixture {
   async close() {
     try {
       await closeAll([...this.#older, ...this.#agents]);
-      await this.assertAsFound(this.#first);
+      await this.#compare(this.#first, this.#hosts);
     } finally {
       await this.#lab?.close();
     }
   }
 
+  get #hosts() {
+    return [this.server, this.web, ...this.clients];
+  }
+
   async #snapshot() {
-    const hosts = [this.server, this.web, ...this.clients];
-    const states = await Promise.all(hosts.map((host) => host.snapshot()));
-    return Object.fromEntries(hosts.map((host, index) => [host.name, states[index]]));
+    return new Map(await Promise.all(this.#hosts.map(async (host) => [host, await host.snapshot()])));
+  }
+
+  async #compare(found, hosts) {
+    const now = await this.#snapshot();
+    const changes = hosts.flatMap((host) =>
+      differences(found.get(host), now.get(host)).map((line) => `${host.name}: ${line}`),
+    );
+    assert.ok(changes.length === 0, `the hosts are not as they were found:\n${changes.join('\n')}`);
   }
 }
 
