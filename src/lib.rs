@@ -13,6 +13,7 @@ pub mod client;
 pub mod server;
 
 pub mod config;
+pub mod report;
 
 // Engine: drives one session over one connection, and packets between TUN and sessions.
 pub mod engine;

@@ -1,1 +1,54 @@
-//! (to be written)
+//! The face for Node: [`NativeEngine`] speaks method names and JSON text, as the daemon does.
+//!
+//! Everything here runs on the JavaScript thread or converts for it. Callbacks are weak, so that
+//! they never hold the event loop (the JavaScript side decides what does), and bounded.
+
+#![expect(unreachable_pub, reason = "the macros export to JavaScript what is public")]
+
+mod engine;
+mod events;
+
+use std::path::Path;
+
+use napi::bindgen_prelude::create_custom_tokio_runtime;
+use napi_derive::{module_init, napi};
+use serde_json::Value;
+
+use crate::error::VpnError;
+use crate::management::{error_body, validate};
+
+/// Builds the one runtime of the process, which every environment shares.
+///
+/// Without it (no threads left, say) the binding falls back to a runtime of its own when first
+/// used.
+#[module_init]
+fn init() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("smartvpn").build();
+    if let Ok(runtime) = runtime {
+        create_custom_tokio_runtime(runtime);
+    }
+}
+
+/// The library's version, as in package.json.
+#[napi(catch_unwind)]
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// Checks a configuration, given as JSON text, of mode `client` or `server`. Returns null, or the
+/// error as JSON text.
+#[napi(catch_unwind)]
+pub fn validate_config(mode: String, config: String) -> napi::Result<Option<String>> {
+    let mode = mode.parse().map_err(|error| invalid(&error))?;
+    let config: Value = serde_json::from_str(&config).map_err(|error| invalid(&error))?;
+    // Relative paths are only looked up when the configuration is used.
+    Ok(validate(mode, &config, Path::new("")).err().map(|error| body(&error)))
+}
+
+fn body(error: &VpnError) -> String {
+    error_body(error).to_string()
+}
+
+fn invalid(error: &dyn std::fmt::Display) -> napi::Error {
+    napi::Error::new(napi::Status::InvalidArg, error.to_string())
+}

@@ -1,1 +1,10 @@
-//! (to be written)
+//! Networks as users write them, and the addresses that clients get from them.
+
+pub mod address_pool;
+pub mod cidr;
+pub mod pool;
+pub mod subnet;
+
+pub use address_pool::{AddressLease, AddressPool, Addresses};
+pub use pool::{Lease, Pool};
+pub use subnet::{Address, Subnet};

@@ -1,1 +1,139 @@
-//! (to be written)
+//! What a VPN client does: connect, keep the tunnel, reconnect, report.
+//!
+//! ```text
+//!  disconnected ─connect()─► connecting ─► handshaking ─► connected ─disconnect()─► disconnected
+//!                               ▲                            │ connection lost
+//!                               └──────── reconnecting ◄─────┘            (final errors: error)
+//! ```
+//!
+//! One task, the supervisor, owns the tunnel; the methods of [`Client`] send it commands and read
+//! what it published.
+
+mod attempt;
+mod failure;
+mod port;
+mod shared;
+mod supervisor;
+mod tunnel;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::shared::Shared;
+use self::supervisor::{Command, Supervisor};
+use crate::config::ClientConfig;
+use crate::engine::Task;
+use crate::error::{ErrorCode, VpnError};
+use crate::report::{Assigned, Events, MtuInfo, QualityReport, Statistics, Status};
+
+/// Commands that may wait for the supervisor: it takes them within one poll, so more can only pile
+/// up when a program calls in a tight loop, and then the callers wait.
+const COMMANDS: usize = 16;
+
+/// A VPN client. Dropping it ends the tunnel without a word to the server.
+pub struct Client {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    stop: watch::Sender<bool>,
+    done: watch::Receiver<bool>,
+    _supervisor: Mutex<Task<()>>,
+}
+
+impl Client {
+    /// A client that is not connected. Must be called on a tokio runtime, which then runs it.
+    pub fn new(events: Events) -> Self {
+        let shared = Arc::new(Shared::new(events));
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (stop, stopped) = watch::channel(false);
+        let (finished, done) = watch::channel(false);
+        let supervisor = Supervisor::new(Arc::clone(&shared), inbox, stopped);
+        let task = Task::spawn("client", async move {
+            supervisor.run().await;
+            finished.send_replace(true);
+        });
+        Self { shared, commands, stop, done, _supervisor: Mutex::new(task) }
+    }
+
+    /// Makes the tunnel; resolves when packets can flow.
+    ///
+    /// With `persistent`, the first attempt is retried like a reconnect (a daemon that starts
+    /// before the network does); otherwise it is one attempt.
+    ///
+    /// # Errors
+    /// `already-connected`, `aborted`, `not-running`, and whatever the attempt meets (API §8).
+    pub async fn connect(&self, config: ClientConfig, persistent: bool) -> Result<Assigned, VpnError> {
+        let (reply, answer) = oneshot::channel();
+        let config = Box::new(config);
+        self.command(Command::Connect { config, persistent, reply }).await?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Ends the tunnel gracefully, or the attempt to make one. Idempotent.
+    ///
+    /// # Errors
+    /// `not-running` after [`Self::shutdown`].
+    pub async fn disconnect(&self) -> Result<(), VpnError> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Disconnect { reply }).await?;
+        answer.await.map_err(|_| gone())
+    }
+
+    /// What the client is doing.
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// What the tunnel carried since the last `connect`.
+    pub fn statistics(&self) -> Statistics {
+        self.shared.statistics()
+    }
+
+    /// The link's quality.
+    ///
+    /// # Errors
+    /// `not-connected` without a tunnel.
+    pub fn quality(&self) -> Result<QualityReport, VpnError> {
+        self.shared.quality().ok_or_else(not_connected)
+    }
+
+    /// The tunnel's MTU and what the layers below it cost.
+    ///
+    /// # Errors
+    /// `not-connected` without a tunnel.
+    pub fn mtu_info(&self) -> Result<MtuInfo, VpnError> {
+        self.shared.mtu_info().ok_or_else(not_connected)
+    }
+
+    /// Ends everything: the server is told, the host is put back. Idempotent.
+    pub async fn shutdown(&self) {
+        self.begin_shutdown();
+        // An error means that the supervisor is gone, and all it held with it.
+        let mut done = self.done.clone();
+        let _gone = done.wait_for(|done| *done).await;
+    }
+
+    /// Starts what [`Self::shutdown`] waits for.
+    pub fn begin_shutdown(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// As [`Self::shutdown`], for a thread outside the runtime. True if it was done in time.
+    pub fn shutdown_blocking(&self, timeout: Duration) -> bool {
+        self.begin_shutdown();
+        crate::engine::wait_blocking(self.done.clone(), timeout)
+    }
+
+    async fn command(&self, command: Command) -> Result<(), VpnError> {
+        self.commands.send(command).await.map_err(|_| gone())
+    }
+}
+
+fn gone() -> VpnError {
+    VpnError::new(ErrorCode::NotRunning, "the VPN client has been stopped; call start() to run it again")
+}
+
+fn not_connected() -> VpnError {
+    VpnError::new(ErrorCode::NotConnected, "the VPN client is not connected; call connect() first")
+}

@@ -1,1 +1,11 @@
-//! (to be written)
+//! Keys, the Noise handshake, traffic keys and sealed frames (PROTOCOL §§3–5).
+//!
+//! Randomness is an argument everywhere. Keys have a type per role, are erased when dropped and
+//! never printed.
+
+pub mod keys;
+pub mod noise;
+pub mod seal;
+pub mod traffic;
+
+mod x25519;

@@ -1,1 +1,23 @@
-//! (to be written)
+//! Drives sessions: one task a connection, one a TUN.
+//!
+//! ```text
+//!  TUN ── pump ──► PacketQueue ──► Link: seal → WebSocket → TLS → TCP
+//!  TUN ◄── Port::deliver ◄──────── Link: open ◄ WebSocket ◄ TLS ◄ TCP
+//! ```
+//!
+//! [`pump()`] drains the TUN's descriptor in batches and hands each packet to its session's queue,
+//! the only place where packets wait. [`Link`] owns a connection: it takes packets out only while
+//! the socket takes bytes, seals a batch into one WebSocket message, and opens what comes in place.
+//! The two directions share the task but never wait for each other. Neither ever waits for
+//! JavaScript.
+
+pub mod clock;
+mod link;
+mod pump;
+mod task;
+mod wait;
+
+pub use link::{End, Link, Order, Port};
+pub use pump::{Route, pump};
+pub use task::Task;
+pub use wait::wait_blocking;

@@ -1,1 +1,33 @@
-//! (to be written)
+//! The host's network: addresses, routes, forwarding, NAT.
+//!
+//! [`Netlink`] asks the kernel and sets up our own TUN. Everything that is set elsewhere on the host
+//! goes through [`HostChanges`], which writes it into a journal first and takes it back at the end;
+//! what a killed process left behind, the next start (or [`repair`]) takes back by that journal.
+//! Nothing here touches what others have set.
+
+mod change;
+mod changes;
+mod command;
+mod conntrack;
+mod error;
+mod firewall;
+mod forwarding;
+mod ledger;
+mod nat;
+mod netlink;
+mod repair;
+mod state;
+mod steps;
+mod sysctl;
+
+#[cfg(test)]
+#[path = "../../tests/support/namespace.rs"]
+#[allow(dead_code, reason = "shared with the integration tests")]
+mod namespace;
+
+pub use changes::HostChanges;
+pub use conntrack::delete_conntrack;
+pub use error::NetworkError;
+pub use firewall::Warning;
+pub use netlink::{HostRoute, Netlink, Way};
+pub use repair::{RepairReport, repair};

@@ -1,1 +1,8 @@
-//! (to be written)
+//! IP packets as they pass through the tunnel: checked once, then read without doubt
+//! (PROTOCOL §6). Only headers are read, never what they carry.
+
+pub mod ingress;
+pub mod ip;
+
+pub use ingress::Ingress;
+pub use ip::{IpPacket, Malformed};

@@ -1,1 +1,223 @@
-//! (to be written)
+//! What a VPN server does: serve, admit, route, report.
+//!
+//! ```text
+//!  disconnected ─start()─► connecting ─► connected ─stopServer()─► disconnected
+//!                                           └── interface or listener fails ──► error
+//! ```
+//!
+//! [`Server`] starts and stops the VPN; while it serves, a [`hub::Hub`] holds what its connections
+//! share: the TUN, the address pool and the table of clients. Each connection is one task.
+
+mod admission;
+mod connection;
+mod hub;
+mod peer;
+mod port;
+mod serve;
+mod source;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use self::hub::Hub;
+use self::serve::Serving;
+use crate::codec::disconnect::DisconnectCode;
+use crate::config::ServerConfig;
+use crate::engine::{Task, clock};
+use crate::error::{ErrorCode, VpnError};
+use crate::report::{
+    ClientInfo, ClientTelemetry, ConnectionState, Event, Events, ServerStatistics, Statistics, Status,
+};
+use crate::telemetry::TrafficSnapshot;
+
+/// A VPN server.
+pub struct Server {
+    shared: Arc<Shared>,
+    /// The VPN while it is being set up, serves, or is being taken down.
+    serving: Arc<tokio::sync::Mutex<Option<Serving>>>,
+    runtime: Handle,
+    done: watch::Sender<bool>,
+    shutdown: Mutex<Option<Task<()>>>,
+}
+
+/// What the serving task publishes.
+struct Shared {
+    events: Events,
+    facts: Mutex<Facts>,
+}
+
+struct Facts {
+    status: Status,
+    hub: Option<Arc<Hub>>,
+}
+
+impl Server {
+    /// A server that does not serve yet. Must be called on a tokio runtime, which then runs it.
+    pub fn new(events: Events) -> Self {
+        let facts = Facts { status: Status::new(ConnectionState::Disconnected), hub: None };
+        let shared = Arc::new(Shared { events, facts: Mutex::new(facts) });
+        Self {
+            shared,
+            serving: Arc::default(),
+            runtime: Handle::current(),
+            done: watch::Sender::new(false),
+            shutdown: Mutex::new(None),
+        }
+    }
+
+    /// Sets up the VPN; resolves when it serves. On failure the host is as before.
+    ///
+    /// # Errors
+    /// `already-running`, `not-running` after [`Self::shutdown`], and whatever the host refuses
+    /// (API §8).
+    pub async fn start(&self, config: ServerConfig) -> Result<(), VpnError> {
+        let mut serving = self.serving.lock().await;
+        if serving.as_ref().is_some_and(|serving| !serving.has_failed()) {
+            let message = "the VPN server serves already; call stopServer() first";
+            return Err(VpnError::new(ErrorCode::AlreadyRunning, message));
+        }
+        if self.is_shut_down() {
+            let message = "the VPN server has been stopped; call start() on it again";
+            return Err(VpnError::new(ErrorCode::NotRunning, message));
+        }
+        if let Some(failed) = serving.take() {
+            failed.stop().await;
+        }
+        self.shared.publish(Status::new(ConnectionState::Connecting), None);
+        match Serving::start(config, &self.shared).await {
+            Ok(started) => {
+                *serving = Some(started);
+                Ok(())
+            }
+            Err(error) => {
+                // The failure is told to the caller; the status only says that nobody is served.
+                self.shared.publish(Status::new(ConnectionState::Disconnected), None);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the VPN: clients are told, NAT and TUN are undone. Idempotent.
+    pub async fn stop_server(&self) {
+        let mut serving = self.serving.lock().await;
+        if let Some(running) = serving.take() {
+            running.stop().await;
+            self.shared.publish(Status::new(ConnectionState::Disconnected), None);
+        }
+    }
+
+    /// What the server is doing.
+    pub fn status(&self) -> Status {
+        self.shared.facts().status.clone()
+    }
+
+    /// The sums over all clients since the start.
+    pub fn statistics(&self) -> ServerStatistics {
+        let hub = self.shared.facts().hub.clone();
+        let Some(hub) = hub else { return idle_statistics() };
+        let uptime = clock::now().saturating_duration_since(hub.since()).as_secs();
+        let statistics = Statistics::new(&hub.totals(), uptime, None);
+        ServerStatistics {
+            statistics,
+            active_clients: hub.active_clients(),
+            total_connections: hub.total_connections(),
+        }
+    }
+
+    /// The clients, in the order in which they came.
+    pub fn clients(&self) -> Vec<ClientInfo> {
+        self.hub().map_or_else(Vec::new, |hub| hub.clients())
+    }
+
+    /// One client's counters.
+    ///
+    /// # Errors
+    /// `unknown-client`.
+    pub fn client_telemetry(&self, id: &str) -> Result<ClientTelemetry, VpnError> {
+        let peer = self.hub().and_then(|hub| hub.find(id));
+        peer.map(|peer| peer.telemetry()).ok_or_else(|| unknown_client(id))
+    }
+
+    /// Ends a client's session; it is told that it was kicked and does not come back by itself.
+    /// Resolves when the session is over.
+    ///
+    /// # Errors
+    /// `unknown-client`.
+    pub async fn disconnect_client(&self, id: &str) -> Result<(), VpnError> {
+        let hub = self.hub().ok_or_else(|| unknown_client(id))?;
+        let peer = hub.find(id).ok_or_else(|| unknown_client(id))?;
+        peer.end(DisconnectCode::Kicked, "disconnected by the server's operator");
+        peer.ended().await;
+        Ok(())
+    }
+
+    /// Ends everything. Idempotent.
+    pub async fn shutdown(&self) {
+        self.begin_shutdown();
+        // The sender lives as long as this object.
+        let mut done = self.done.subscribe();
+        let _done = done.wait_for(|done| *done).await;
+    }
+
+    /// Starts what [`Self::shutdown`] waits for.
+    pub fn begin_shutdown(&self) {
+        let mut shutdown = self.shutdown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shutdown.is_some() {
+            return;
+        }
+        let (shared, serving, done) =
+            (Arc::clone(&self.shared), Arc::clone(&self.serving), self.done.clone());
+        let _runtime = self.runtime.enter();
+        *shutdown = Some(Task::spawn("server shutdown", async move {
+            if let Some(running) = serving.lock().await.take() {
+                running.stop().await;
+                shared.publish(Status::new(ConnectionState::Disconnected), None);
+            }
+            done.send_replace(true);
+        }));
+    }
+
+    /// As [`Self::shutdown`], for a thread outside the runtime. True if it was done in time.
+    pub fn shutdown_blocking(&self, timeout: Duration) -> bool {
+        self.begin_shutdown();
+        crate::engine::wait_blocking(self.done.subscribe(), timeout)
+    }
+
+    fn is_shut_down(&self) -> bool {
+        self.shutdown.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn hub(&self) -> Option<Arc<Hub>> {
+        self.shared.facts().hub.clone()
+    }
+}
+
+impl Shared {
+    fn publish(&self, status: Status, hub: Option<Arc<Hub>>) {
+        let mut facts = self.facts();
+        facts.hub = hub;
+        if facts.status != status {
+            facts.status = status.clone();
+            drop(facts);
+            self.events.emit(Event::Status(status));
+        }
+    }
+
+    /// Nothing panics while it is held, so a poisoned lock cannot hold half a change.
+    fn facts(&self) -> std::sync::MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn idle_statistics() -> ServerStatistics {
+    let statistics = Statistics::new(&TrafficSnapshot::default(), 0, None);
+    ServerStatistics { statistics, active_clients: 0, total_connections: 0 }
+}
+
+fn unknown_client(id: &str) -> VpnError {
+    let message = format!("no client has the id {id:?}; listClients() shows those that are connected");
+    VpnError::new(ErrorCode::UnknownClient, message)
+}

@@ -1,1 +1,61 @@
-//! (to be written)
+//! The connection's state machines, without I/O: time and randomness are arguments, frames are byte
+//! slices. One struct per state; a step consumes the state and returns the next.
+//!
+//! ```text
+//! client                                               server
+//!
+//! start()                                              Listening
+//!    │ ──────────── HandshakeInit: client hello ──────────► │ handle_message()
+//! AwaitingResponse                                      Request ──── reject() ───► rejection, close
+//!    │                                                      │ accept()
+//!    │ ◄─────────── HandshakeResp: server hello ─────────── │
+//!    │ handle_message()                                 Unconfirmed
+//! Session                                                   │
+//!    │ ──────────── Keepalive, counter 0 ─────────────────► │ handle_message()
+//!    │ ◄─────────── KeepaliveAck ────────────────────────── │
+//!    │ ◄═══════════ packets, keepalives ══════════════════► Session
+//!    │ ──────────── Disconnect ───────────────────────────► │
+//! ```
+//!
+//! What each state accepts is one table (`states.rs`), checked from a frame's header before its
+//! payload is opened. A fault ends the session; [`SessionError::close_code`] tells how the
+//! connection is closed. Deadlines of the handshake are the caller's: a state that has not moved on
+//! in time is dropped and its connection closed with 1008.
+
+pub mod client;
+pub mod error;
+pub mod keepalive;
+pub mod reconnect;
+pub mod replay;
+pub mod server;
+pub mod up;
+
+mod control;
+mod states;
+
+pub use client::{AwaitingResponse, ClientFailure, ClientParams, Connected};
+pub use control::MAX_ACKS;
+pub use error::SessionError;
+pub use reconnect::Backoff;
+pub use replay::ReplayCache;
+pub use server::{Listening, Opened, Request, Unconfirmed};
+pub use up::{ControlCounts, Event, KeyLimits, Session};
+
+use rand_core::CryptoRng;
+
+use crate::codec::frame::{FrameType, header};
+use crate::crypto::seal::PREFIX_LEN;
+
+/// The frame around a Noise message, whose length the noise module has checked.
+fn handshake_frame(kind: FrameType, message: &[u8]) -> Vec<u8> {
+    let mut frame = header(kind, message.len()).to_vec();
+    frame.extend_from_slice(message);
+    frame
+}
+
+/// A nonce prefix for a fresh key (PROTOCOL §5).
+fn nonce_prefix(rng: &mut dyn CryptoRng) -> [u8; PREFIX_LEN] {
+    let mut prefix = [0; PREFIX_LEN];
+    rng.fill_bytes(&mut prefix);
+    prefix
+}

@@ -1,0 +1,947 @@
+/// <reference types="node" />
+
+import { EventEmitter } from 'node:events';
+
+/**
+ * A VPN that a Node program holds in its own process.
+ *
+ * Every rejection and every throw is a {@link VpnError}: match on its `code`. Times are ISO 8601
+ * strings in UTC. Keys are standard base64 of 32 bytes. Bytes and packets count tunnelled IP packets.
+ */
+
+// ---------------------------------------------------------------------------------- control
+
+/**
+ * Where the engine runs that carries the packets.
+ *
+ * With this version `start()` rejects `unsupported-method` unless it is `'inprocess'`, the default.
+ */
+export type TVpnTransportOptions =
+  IVpnInProcessTransportOptions | IVpnStdioTransportOptions | IVpnSocketTransportOptions;
+
+/** In this process, on threads of its own. */
+export interface IVpnInProcessTransportOptions {
+  transport: 'inprocess';
+}
+
+/** In a `smartvpn_daemon` that is spawned, and ends with `stop()`. */
+export interface IVpnStdioTransportOptions {
+  transport: 'stdio';
+
+  /**
+   * The daemon's executable.
+   *
+   * @default the one that comes with this package
+   */
+  daemonPath?: string;
+}
+
+/** In a `smartvpn_daemon` that runs already, and goes on after `stop()`. */
+export interface IVpnSocketTransportOptions {
+  transport: 'socket';
+
+  /** The daemon's Unix socket. */
+  socketPath: string;
+
+  /**
+   * Whether to connect again when the control connection drops. Calls wait meanwhile.
+   *
+   * @default true
+   */
+  autoReconnect?: boolean;
+
+  /**
+   * How long to wait before the first attempt, in milliseconds; it doubles with each. Jittered by 20 %.
+   *
+   * @default 100
+   */
+  reconnectBaseDelayMs?: number;
+
+  /**
+   * How long to wait between attempts at most, in milliseconds.
+   *
+   * @default 30000
+   */
+  reconnectMaxDelayMs?: number;
+
+  /**
+   * After how many attempts to give up: then calls reject `control-unavailable`, and `exit` is emitted.
+   *
+   * @default 10
+   */
+  maxReconnectAttempts?: number;
+}
+
+/** Options of `new VpnClient()`. */
+export interface IVpnClientOptions {
+  /**
+   * Where the engine runs.
+   *
+   * @default { transport: 'inprocess' }
+   */
+  transport?: TVpnTransportOptions;
+
+  /** What `connect()` uses unless it is given another. Copied; judged by `connect()`. */
+  config?: IVpnClientConfig;
+}
+
+/** Options of `new VpnServer()`. */
+export interface IVpnServerOptions {
+  /**
+   * Where the engine runs.
+   *
+   * @default { transport: 'inprocess' }
+   */
+  transport?: TVpnTransportOptions;
+
+  /** What `start()` uses unless it is given another. Copied; judged by `start()`. */
+  config?: IVpnServerConfig;
+}
+
+/** How an engine ended: an `exit` event. */
+export interface IVpnExit {
+  /** 0 after `stop()` or `close()`, 1 after a failure, a child's own code, `null` if a signal ended it. */
+  code: number | null;
+
+  /** The signal that ended a child. */
+  signal: string | null;
+
+  /** What failed, if the engine did not end because it was told to. */
+  error?: VpnError;
+}
+
+/** A line of the engine's log: a `log` event. */
+export interface IVpnLog {
+  level: 'error' | 'warn' | 'info' | 'debug' | 'trace';
+
+  /** The part of the engine that says it. */
+  target: string;
+  message: string;
+  time: string;
+}
+
+/** Events were told faster than they were taken: a `lost` event. */
+export interface IVpnLost {
+  /** How many this listener missed. */
+  count: number;
+}
+
+/** What clients and servers have in common. */
+declare abstract class VpnController extends EventEmitter {
+  /** Whether the engine runs: from a `start()` that succeeded until `stop()`, or until it failed. */
+  readonly running: boolean;
+
+  /**
+   * Starts the end, and returns at once: calls in flight reject `aborted`, peers are told, the host is
+   * put back as found. No event follows but one `exit`, when that is done. Does nothing if nothing runs.
+   */
+  stop(): void;
+
+  /**
+   * `stop()`, and resolves when it is done: peers have been told (2 s at most), the host is as found, the
+   * port is free. Safe to call at any time and more than once.
+   *
+   * @throws {VpnError} `internal` if the host could not be put back
+   */
+  close(): Promise<void>;
+
+  /** The same as `close()`. */
+  [Symbol.asyncDispose](): Promise<void>;
+
+  /**
+   * Holds the event loop, as a `net.Server` does, while a client is connecting, connected or
+   * reconnecting, or a server serves. This is the default.
+   */
+  ref(): this;
+
+  /** Lets the process end although a client is connected or a server serves; the tunnel ends with it. */
+  unref(): this;
+}
+
+// ----------------------------------------------------------------------------------- client
+
+/** The events of a {@link VpnClient}, and what their listeners are given. None is named `error`. */
+export interface IVpnClientEvents {
+  /** The engine ended. Exactly once for each engine that a `start()` has started, whatever ended it. */
+  exit: [end: IVpnExit];
+
+  /** The control socket is back after a drop. A `status` event follows. */
+  reconnected: [];
+
+  /** The state changed. A failure that no call is there to reject is told here, with `state: 'error'`. */
+  status: [status: IVpnStatus];
+
+  /** A keepalive was answered. */
+  quality: [quality: IVpnConnectionQuality];
+
+  log: [line: IVpnLog];
+  lost: [lost: IVpnLost];
+}
+
+/**
+ * A VPN client: a tunnel to one server.
+ *
+ * Needs root, or CAP_NET_ADMIN, and `/dev/net/tun`.
+ *
+ * @example
+ * const client = new VpnClient({ config: { serverUrl: 'wss://vpn.example.com/', serverPublicKey } });
+ * await client.start();
+ * try {
+ *   const { assignedIp } = await client.connect();
+ *   console.log(`This machine is ${assignedIp}.`);
+ * } catch (error) {
+ *   if (error.code === 'connection-refused') console.error('The server is not there.');
+ *   else throw error;
+ * }
+ */
+export class VpnClient extends VpnController {
+  /** @throws {VpnError} `invalid-argument`; `invalid-config` if the configuration is no plain data */
+  constructor(options?: IVpnClientOptions);
+
+  /**
+   * Comes with a later version: rejects `unsupported-method`.
+   *
+   * @param url an invitation made by a server's `createInvite()`
+   */
+  static join(url: string, options?: { configPath?: string }): Promise<IVpnClientConfig>;
+
+  /**
+   * Starts the engine. `true` when it runs, also when it did already.
+   *
+   * After `stop()` it starts a new one, once the one before has ended.
+   *
+   * @throws {VpnError} `unsupported-platform`, `unsupported-method`; `aborted` if `stop()` comes first
+   */
+  start(): Promise<boolean>;
+
+  /**
+   * Sets up the tunnel; resolves when packets can flow. One attempt, of `connectTimeoutMs` at most; from
+   * its success on, `config.reconnect` says what happens when the connection breaks.
+   *
+   * @param config replaces the configuration given before, whole
+   * @throws {VpnError} `not-running`, `already-connected`, `invalid-config`; `aborted` after `disconnect()`,
+   *   `stop()` or an abort; and each code of {@link TVpnErrorCode} about the host or the way to the server
+   */
+  connect(config?: IVpnClientConfig, options?: IVpnConnectOptions): Promise<IVpnAddresses>;
+
+  /**
+   * Tells the server, takes the tunnel down, and puts the host back as found. Without a tunnel it does
+   * nothing. It ends a reconnect, and makes a `connect()` under way reject `aborted`.
+   *
+   * @throws {VpnError} `not-running`
+   */
+  disconnect(): Promise<void>;
+
+  /** @throws {VpnError} `not-running` */
+  getStatus(): Promise<IVpnStatus>;
+
+  /**
+   * What has passed through the tunnel since `connect()`, over reconnects.
+   *
+   * @throws {VpnError} `not-running`
+   */
+  getStatistics(): Promise<IVpnStatistics>;
+
+  /** @throws {VpnError} `not-running`, `not-connected` */
+  getConnectionQuality(): Promise<IVpnConnectionQuality>;
+
+  /** @throws {VpnError} `not-running`, `not-connected` */
+  getMtuInfo(): Promise<IVpnMtuInfo>;
+
+  on<E extends keyof IVpnClientEvents>(event: E, listener: (...data: IVpnClientEvents[E]) => void): this;
+  once<E extends keyof IVpnClientEvents>(event: E, listener: (...data: IVpnClientEvents[E]) => void): this;
+  off<E extends keyof IVpnClientEvents>(event: E, listener: (...data: IVpnClientEvents[E]) => void): this;
+  addListener<E extends keyof IVpnClientEvents>(
+    event: E,
+    listener: (...data: IVpnClientEvents[E]) => void,
+  ): this;
+  removeListener<E extends keyof IVpnClientEvents>(
+    event: E,
+    listener: (...data: IVpnClientEvents[E]) => void,
+  ): this;
+  prependListener<E extends keyof IVpnClientEvents>(
+    event: E,
+    listener: (...data: IVpnClientEvents[E]) => void,
+  ): this;
+  prependOnceListener<E extends keyof IVpnClientEvents>(
+    event: E,
+    listener: (...data: IVpnClientEvents[E]) => void,
+  ): this;
+}
+
+/** Options of one `connect()`. */
+export interface IVpnConnectOptions {
+  /** Ends the attempt, which rejects `aborted` with the signal's `reason` as `cause`. Then without effect. */
+  signal?: AbortSignal;
+}
+
+/** The addresses of a client in the tunnel. */
+export interface IVpnAddresses {
+  assignedIp: string;
+
+  /** If the server gives out IPv6 addresses. */
+  assignedIp6?: string;
+}
+
+/** The configuration of a client. Whatever is wrong with it is `invalid-config`, with the field's path. */
+export interface IVpnClientConfig {
+  /**
+   * `wss://host[:port]/path`; or `ws://…`, without TLS: what passes the tunnel is encrypted all the same.
+   */
+  serverUrl: string;
+
+  /** The server's public key. If it has another: `server-key-mismatch`. */
+  serverPublicKey: string;
+
+  /**
+   * Resolvers for the tunnel: IP addresses, 8 at most.
+   *
+   * @default the server's
+   */
+  dns?: string[];
+
+  /**
+   * The tunnel's MTU in bytes, 576–65535, 1280 at least with IPv6. The smaller of both ends' holds.
+   *
+   * @default 1420
+   */
+  mtu?: number;
+
+  /**
+   * Seconds between two keepalives until the link's health is known, 5–120.
+   *
+   * @default the server's
+   */
+  keepaliveIntervalSecs?: number;
+
+  /**
+   * Networks to send into the tunnel besides the VPN's own: CIDRs, of IPv4 or IPv6. `0.0.0.0/0` is
+   * everything but the way to the server.
+   *
+   * @default []
+   */
+  routes?: string[];
+
+  /**
+   * The interface's name: 1–15 of `A-Z a-z 0-9 _ . -`. If it exists: `tun-name-in-use`.
+   *
+   * @default one that is free
+   */
+  tunName?: string;
+
+  /**
+   * A certificate authority to trust instead of the system's: PEM text, or a path to it. A relative path
+   * starts at the working directory, or in a file at the file's folder.
+   *
+   * @default the system's
+   */
+  tlsCa?: string;
+
+  /** A label that the server shows: at most 64 characters, no control characters. */
+  name?: string;
+
+  /**
+   * How long one attempt may take, in milliseconds. Then: `timeout`.
+   *
+   * @default 15000
+   */
+  connectTimeoutMs?: number;
+
+  /**
+   * Congestion control of the connection that carries the tunnel: `'auto'` is BBR where the system allows
+   * it, `'system'` what the system uses. The engine's own limit of delay holds in both.
+   *
+   * @default 'auto'
+   */
+  congestionControl?: 'auto' | 'system';
+
+  /**
+   * The folder for the journal by which a next start puts right what a killed process left on the host;
+   * `null` keeps none.
+   *
+   * @default '/var/lib/smartvpn' for root, else null
+   */
+  stateDir?: string | null;
+
+  /**
+   * Whether to take the tunnel up again when its connection breaks, and how patiently.
+   *
+   * @default true
+   */
+  reconnect?: boolean | IVpnReconnectOptions;
+}
+
+/** How a client takes its tunnel up again. Each wait is drawn from 0 to a limit that doubles. */
+export interface IVpnReconnectOptions {
+  /**
+   * The limit of the first wait, in milliseconds.
+   *
+   * @default 250
+   */
+  baseDelayMs?: number;
+
+  /**
+   * The limit of all waits, in milliseconds.
+   *
+   * @default 30000
+   */
+  maxDelayMs?: number;
+
+  /**
+   * After how many failures in a row to give up, with `state: 'error'`.
+   *
+   * @default unlimited
+   */
+  maxAttempts?: number;
+}
+
+/**
+ * Of a client: its tunnel's. Of a server: `disconnected` no VPN, `connecting` setting up, `connected`
+ * serving, `error` ended by a failure.
+ */
+export type TVpnConnectionState =
+  'disconnected' | 'connecting' | 'handshaking' | 'connected' | 'reconnecting' | 'error';
+
+export interface IVpnStatus {
+  state: TVpnConnectionState;
+
+  /** The address in the tunnel, of this end. */
+  assignedIp?: string;
+  assignedIp6?: string;
+
+  /** Of a client the address it is connected to, of a server the one it listens on: `host:port`. */
+  serverAddr?: string;
+
+  /** Since when the client is connected, or the server serves. */
+  connectedSince?: string;
+
+  /** What went wrong last: the words, and the {@link TVpnErrorCode}. */
+  lastError?: string;
+  lastErrorCode?: string;
+
+  /** The resolvers in force, and who was told of them. */
+  dns?: { servers: string[]; by: 'resolved' | 'resolvconf' | 'file' | 'none' };
+}
+
+export interface IVpnStatistics {
+  bytesSent: number;
+  bytesReceived: number;
+  packetsSent: number;
+  packetsReceived: number;
+  keepalivesSent: number;
+  keepalivesReceived: number;
+
+  /** Since the client is connected, or the server serves. */
+  uptimeSeconds: number;
+
+  /** Of a client, while it is connected. */
+  quality?: IVpnConnectionQuality;
+
+  packetsDropped?: number;
+  bytesDropped?: number;
+  drops?: TVpnDrops;
+}
+
+/** What was dropped, by priority and reason: non-zero ones only, summing up to `packetsDropped`, `bytesDropped`. */
+export type TVpnDrops = Partial<
+  Record<TVpnPriority, Partial<Record<TVpnDropReason, { packets: number; bytes: number }>>>
+>;
+
+/** The class of a packet. What can't be classified counts as normal. */
+export type TVpnPriority = 'high' | 'normal' | 'low';
+
+export type TVpnDropReason =
+  | 'queue-full'
+  | 'queue-delay'
+  | 'rate-limit'
+  | 'too-big'
+  | 'spoofed'
+  | 'link-local'
+  | 'misdirected'
+  | 'malformed'
+  | 'offload-invalid'
+  | 'no-route'
+  | 'client-to-client'
+  | 'stale'
+  | 'not-connected';
+
+export type TVpnLinkHealth = 'healthy' | 'degraded' | 'critical';
+
+export interface IVpnConnectionQuality {
+  /** The smoothed round-trip time and its variation, in milliseconds. */
+  srttMs: number;
+  jitterMs: number;
+
+  /** The extremes of the last 10 minutes, in milliseconds. */
+  minRttMs: number;
+  maxRttMs: number;
+
+  /** The share of the last 64 keepalives that was not answered in time, 0–1. */
+  lossRatio: number;
+  consecutiveTimeouts: number;
+  linkHealth: TVpnLinkHealth;
+  currentKeepaliveIntervalSecs: number;
+}
+
+/** Sizes in bytes. */
+export interface IVpnMtuInfo {
+  /** The tunnel's MTU. */
+  tunMtu: number;
+
+  /** What `linkMtu` leaves after `overheadBytes`. */
+  effectiveMtu: number;
+
+  /** The MTU of the link that carries the tunnel. */
+  linkMtu: number;
+
+  /** What the layers around one full packet cost, as a nominal budget. */
+  overheadBytes: number;
+
+  /** Packets too big for the tunnel: dropped, and answered by an ICMP message. */
+  oversizedPacketsDropped: number;
+  icmpTooBigSent: number;
+
+  /** What each layer costs one full packet on this very connection. */
+  layers?: { name: string; bytes: number }[];
+}
+
+// ----------------------------------------------------------------------------------- server
+
+/** The events of a {@link VpnServer}, and what their listeners are given. None is named `error`. */
+export interface IVpnServerEvents {
+  /** A client has joined. */
+  'client-connected': [client: IVpnClientInfo];
+
+  /** A client's session has ended. Once for each session. */
+  'client-disconnected': [end: { clientId: string; reason: TVpnDisconnectReason }];
+
+  /** A client is back within the grace period, with its address. */
+  'client-resumed': [client: IVpnClientInfo];
+
+  /** Something is wrong, and the server goes on. */
+  warning: [warning: { code: string; message: string; clientId?: string }];
+
+  /** The engine ended. Exactly once for each engine that a `start()` has started, whatever ended it. */
+  exit: [end: IVpnExit];
+
+  /** The control socket is back after a drop. A `status` event follows. */
+  reconnected: [];
+
+  /** The state changed. A failure that no call is there to reject is told here, with `state: 'error'`. */
+  status: [status: IVpnStatus];
+
+  log: [line: IVpnLog];
+  lost: [lost: IVpnLost];
+}
+
+/** Why a client's session ended. */
+export type TVpnDisconnectReason =
+  | 'client-disconnect'
+  | 'kicked'
+  | 'removed'
+  | 'replaced'
+  | 'idle-timeout'
+  | 'shutting-down'
+  | 'connection-lost'
+  | 'dead-peer'
+  | 'protocol-error'
+  | 'expired';
+
+/**
+ * A VPN server: serves any number of clients on one port.
+ *
+ * Needs root, or CAP_NET_ADMIN, and `/dev/net/tun`.
+ *
+ * @example
+ * const server = new VpnServer();
+ * await server.start();
+ * const keys = await server.generateKeypair();
+ * await server.start({ listenAddr: '0.0.0.0:8443', subnet: '10.8.0.0/24', ...keys });
+ * server.on('client-connected', ({ clientId, assignedIp }) => console.log(clientId, assignedIp));
+ */
+export class VpnServer extends VpnController {
+  /** @throws {VpnError} `invalid-argument`; `invalid-config` if the configuration is no plain data */
+  constructor(options?: IVpnServerOptions);
+
+  /**
+   * Starts the engine; and serves, if there is a configuration: the one given, else the last one, else the
+   * constructor's. If it fails, an engine that it has started is ended again.
+   *
+   * @param config replaces the configuration given before, whole
+   * @throws {VpnError} `already-running` if it serves; `invalid-config`, `unsupported-platform`,
+   *   `unsupported-method`; `aborted` if `stop()` comes first; `permission-denied`, `address-in-use` and the
+   *   other codes of {@link TVpnErrorCode} about the host
+   */
+  start(config?: IVpnServerConfig): Promise<void>;
+
+  /**
+   * Ends the VPN: clients are told, masquerading and interface undone. The engine stays.
+   *
+   * @throws {VpnError} `not-running`
+   */
+  stopServer(): Promise<void>;
+
+  /** @throws {VpnError} `not-running` */
+  getStatus(): Promise<IVpnStatus>;
+
+  /**
+   * What has passed through the tunnels since `start()`.
+   *
+   * @throws {VpnError} `not-running`
+   */
+  getStatistics(): Promise<IVpnServerStatistics>;
+
+  /** @throws {VpnError} `not-running` */
+  listClients(): Promise<IVpnClientInfo[]>;
+
+  /**
+   * Ends a client's session. The client is told, and does not come back by itself.
+   *
+   * @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument`
+   */
+  disconnectClient(id: string): Promise<void>;
+
+  /**
+   * Makes a new pair of keys. Needs an engine, but no configuration.
+   *
+   * @throws {VpnError} `not-running`
+   */
+  generateKeypair(): Promise<IVpnKeypair>;
+
+  /**
+   * Limits a client, each direction for itself, from now until its session ends. Comes with a later version:
+   * rejects `unsupported-method`.
+   *
+   * @param rateBytesPerSec 1,000–10^11
+   * @param burstBytes at least 65,536
+   * @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument`, `unsupported-method`
+   */
+  setClientRateLimit(id: string, rateBytesPerSec: number, burstBytes: number): Promise<void>;
+
+  /**
+   * Lifts a client's limit. Comes with a later version: rejects `unsupported-method`.
+   *
+   * @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument`, `unsupported-method`
+   */
+  removeClientRateLimit(id: string): Promise<void>;
+
+  /** @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument` */
+  getClientTelemetry(id: string): Promise<IVpnClientTelemetry>;
+
+  /** Comes with a later version: rejects `unsupported-method`. */
+  addClient(client: object): Promise<never>;
+
+  /** Comes with a later version: rejects `unsupported-method`. */
+  updateClient(id: string, changes: object): Promise<never>;
+
+  /** Comes with a later version: rejects `unsupported-method`. */
+  removeClient(id: string): Promise<never>;
+
+  /** Comes with a later version: rejects `unsupported-method`. */
+  listRegisteredClients(): Promise<never>;
+
+  /** Comes with a later version: rejects `unsupported-method`. */
+  createInvite(options?: object): Promise<never>;
+
+  on<E extends keyof IVpnServerEvents>(event: E, listener: (...data: IVpnServerEvents[E]) => void): this;
+  once<E extends keyof IVpnServerEvents>(event: E, listener: (...data: IVpnServerEvents[E]) => void): this;
+  off<E extends keyof IVpnServerEvents>(event: E, listener: (...data: IVpnServerEvents[E]) => void): this;
+  addListener<E extends keyof IVpnServerEvents>(
+    event: E,
+    listener: (...data: IVpnServerEvents[E]) => void,
+  ): this;
+  removeListener<E extends keyof IVpnServerEvents>(
+    event: E,
+    listener: (...data: IVpnServerEvents[E]) => void,
+  ): this;
+  prependListener<E extends keyof IVpnServerEvents>(
+    event: E,
+    listener: (...data: IVpnServerEvents[E]) => void,
+  ): this;
+  prependOnceListener<E extends keyof IVpnServerEvents>(
+    event: E,
+    listener: (...data: IVpnServerEvents[E]) => void,
+  ): this;
+}
+
+/** The configuration of a server. Whatever is wrong with it is `invalid-config`, with the field's path. */
+export interface IVpnServerConfig {
+  /** `host:port` or `[v6]:port`. Port 0 picks a free one, which `getStatus().serverAddr` tells. */
+  listenAddr: string;
+
+  /** The server's private key. Keep it secret: see `VpnConfig.saveToFile()`. */
+  privateKey: string;
+
+  /** The public key that belongs to it. */
+  publicKey: string;
+
+  /** The VPN's network: an IPv4 CIDR, /8–/30. The server takes its first address. */
+  subnet: string;
+
+  /** The VPN's IPv6 network: a CIDR, /64–/125. The server takes `::1` of it. Requires an `mtu` of at least 1280. */
+  subnet6?: string;
+
+  /**
+   * The certificate and its key: PEM text, or paths to it; both or none. Without them the server speaks plain
+   * `ws://`, for a proxy in front. A relative path starts at the working directory, or in a file at its folder.
+   */
+  tlsCert?: string;
+  tlsKey?: string;
+
+  /** Resolvers for the clients: IP addresses, 8 at most. */
+  dns?: string[];
+
+  /**
+   * The tunnel's MTU in bytes, 576–65535. The smaller of both ends' holds.
+   *
+   * @default 1420
+   */
+  mtu?: number;
+
+  /**
+   * Seconds between two keepalives until a link's health is known, 5–120.
+   *
+   * @default 30
+   */
+  keepaliveIntervalSecs?: number;
+
+  /**
+   * Whether clients reach what the server reaches: masquerades the subnet, and turns IP forwarding on. Needs
+   * `nft`; without it: `nat-unavailable`.
+   *
+   * @default false
+   */
+  enableNat?: boolean;
+
+  /** The limit of each client that has none of its own, in bytes per second and direction: 1,000–10^11. */
+  defaultRateLimitBytesPerSec?: number;
+
+  /**
+   * How much of it may come at once, in bytes: at least 65,536.
+   *
+   * @default one second of the rate
+   */
+  defaultBurstBytes?: number;
+
+  /**
+   * How many clients to admit.
+   *
+   * @default what the subnet holds
+   */
+  maxClients?: number;
+
+  /**
+   * Whether clients reach each other.
+   *
+   * @default false
+   */
+  clientToClient?: boolean;
+
+  /**
+   * The only path on which to admit clients; others are answered 404.
+   *
+   * @default any
+   */
+  path?: string;
+
+  /**
+   * The interface's name: 1–15 of `A-Z a-z 0-9 _ . -`. If it exists: `tun-name-in-use`.
+   *
+   * @default one that is free
+   */
+  tunName?: string;
+
+  /**
+   * Proxies whose `X-Forwarded-For` is believed: CIDRs.
+   *
+   * @default []
+   */
+  trustedProxies?: string[];
+
+  /**
+   * How long a session outlives its connection, in seconds.
+   *
+   * @default 0, as sessions cannot be resumed yet
+   */
+  sessionGraceSecs?: number;
+
+  /**
+   * Congestion control of the connections that carry the tunnels: `'auto'` is BBR where the system allows it,
+   * `'system'` what the system uses. The engine's own limit of delay holds in both.
+   *
+   * @default 'auto'
+   */
+  congestionControl?: 'auto' | 'system';
+
+  /**
+   * The folder for the journal by which a next start puts right what a killed process left on the host;
+   * `null` keeps none.
+   *
+   * @default '/var/lib/smartvpn' for root, else null
+   */
+  stateDir?: string | null;
+}
+
+export interface IVpnServerStatistics extends IVpnStatistics {
+  /** Now. */
+  activeClients: number;
+
+  /** Since `start()`. */
+  totalConnections: number;
+}
+
+/** A client as its server sees it: `bytesReceived` is what the server received from it. */
+export interface IVpnClientInfo {
+  clientId: string;
+  assignedIp: string;
+  connectedSince: string;
+  bytesSent: number;
+  bytesReceived: number;
+  packetsDropped: number;
+  bytesDropped: number;
+  lastKeepaliveAt?: string;
+  keepalivesReceived: number;
+  rateLimitBytesPerSec?: number;
+  burstBytes?: number;
+  assignedIp6?: string;
+
+  /** Where it connects from: `host:port`, or the address that a trusted proxy has forwarded. */
+  remoteAddr?: string;
+
+  /** The label that it has given itself. */
+  name?: string;
+
+  /** `false` while its session outlives its connection. */
+  online?: boolean;
+  drops?: TVpnDrops;
+}
+
+/** What passes between a client and its server: `bytesReceived` is what the server received from it. */
+export interface IVpnClientTelemetry {
+  clientId: string;
+  assignedIp: string;
+  lastKeepaliveAt?: string;
+  keepalivesReceived: number;
+  packetsDropped: number;
+  bytesDropped: number;
+  bytesReceived: number;
+  bytesSent: number;
+  rateLimitBytesPerSec?: number;
+  burstBytes?: number;
+  drops?: TVpnDrops;
+}
+
+export interface IVpnKeypair {
+  publicKey: string;
+  privateKey: string;
+}
+
+// ----------------------------------------------------------------------------- configuration
+
+/** Checks, reads and writes configurations. The checks are the same for Node, the daemon and files. */
+export class VpnConfig {
+  private constructor();
+
+  /** @throws {VpnError} `invalid-config` with the field's `path` and what it must be */
+  static validateClientConfig(config: unknown): asserts config is IVpnClientConfig;
+
+  /** @throws {VpnError} `invalid-config` with the field's `path` and what it must be */
+  static validateServerConfig(config: unknown): asserts config is IVpnServerConfig;
+
+  /**
+   * Reads a configuration from a JSON file. Relative paths in it start at the file's folder. Does not check
+   * the fields; whoever is given the configuration does.
+   *
+   * @throws {VpnError} `file-error` with the system's error as `cause`; `invalid-config` if it holds no JSON
+   *   object
+   */
+  static loadFromFile<T = IVpnClientConfig | IVpnServerConfig>(path: string | URL): Promise<T>;
+
+  /**
+   * Writes a configuration to a JSON file that only its owner can read (mode 0600). Whoever reads it meanwhile
+   * finds the old one or the new one.
+   *
+   * @throws {VpnError} `file-error` with the system's error as `cause`; `invalid-config` if it is no plain data
+   */
+  static saveToFile(path: string | URL, config: object): Promise<void>;
+}
+
+// ------------------------------------------------------------------------------------ errors
+
+/** Every rejection and every throw of this package. `instanceof` holds across copies of the package. */
+export class VpnError extends Error {
+  constructor(code: TVpnErrorCode, message: string, details?: { path?: string; cause?: unknown });
+
+  readonly name: 'VpnError';
+
+  /** What to match on. */
+  readonly code: TVpnErrorCode;
+
+  /** The configuration field at fault, such as `reconnect.baseDelayMs`; `''` is the whole of it. */
+  readonly path?: string;
+
+  /** The system's error, or the reason of an abort signal. */
+  readonly cause?: unknown;
+}
+
+/** Why something failed. The strings are stable; later versions may add some. */
+export type TVpnErrorCode =
+  // Configuration and use.
+  | 'invalid-config'
+  | 'invalid-argument'
+  | 'not-running'
+  | 'already-running'
+  | 'already-connected'
+  | 'not-connected'
+  | 'aborted'
+  | 'unknown-client'
+  | 'unsupported-platform'
+  | 'unsupported-method'
+  | 'wrong-mode'
+  | 'file-error'
+  // This host.
+  | 'permission-denied'
+  | 'tun-unavailable'
+  | 'tun-name-in-use'
+  | 'address-in-use'
+  | 'subnet-conflict'
+  | 'nat-unavailable'
+  | 'route-failed'
+  | 'dns-failed'
+  // The way to the server.
+  | 'dns-lookup-failed'
+  | 'connection-refused'
+  | 'unreachable'
+  | 'timeout'
+  | 'proxy-error'
+  | 'tls-untrusted'
+  | 'tls-expired'
+  | 'tls-name-mismatch'
+  | 'tls-error'
+  | 'not-a-vpn-server'
+  | 'server-key-mismatch'
+  | 'protocol-error'
+  | 'connection-lost'
+  | 'dead-peer'
+  // What the server said.
+  | 'unsupported-version'
+  | 'unauthorized'
+  | 'bad-request'
+  | 'pool-exhausted'
+  | 'server-full'
+  | 'shutting-down'
+  | 'ticket-expired'
+  | 'ticket-invalid'
+  | 'client-disconnect'
+  | 'kicked'
+  | 'replaced'
+  | 'idle-timeout'
+  | 'removed'
+  // The way to the daemon.
+  | 'control-disconnected'
+  | 'control-unavailable'
+  | 'daemon-exited'
+  // A fault of this package; please report it.
+  | 'internal';
+
+export {};

@@ -1,0 +1,6 @@
+'use strict';
+
+exports.VpnClient = require('./lib/client.js').VpnClient;
+exports.VpnConfig = require('./lib/config.js').VpnConfig;
+exports.VpnError = require('./lib/error.js').VpnError;
+exports.VpnServer = require('./lib/server.js').VpnServer;

@@ -1,0 +1,151 @@
+'use strict';
+
+const { openConnection } = require('./connection/index.js');
+const hostGuard = require('./host-guard.js');
+const { KeepAlive } = require('./keep-alive.js');
+
+/** The states of a tunnel, or of a server, in which something of it is set on the host. */
+const ACTIVE_STATES = new Set(['connecting', 'handshaking', 'connected', 'reconnecting']);
+
+/** The state that each of these methods leads to; the others change nothing that lasts. */
+const OUTCOMES = new Map([
+  ['connect', 'connected'],
+  ['start', 'connected'],
+  ['disconnect', 'disconnected'],
+  ['stopServer', 'disconnected'],
+]);
+
+/**
+ * One engine, from its start to its end: follows its state, and accordingly holds the event loop
+ * and has the host guarded.
+ */
+class Engine {
+  /** Whether a `start()` has succeeded, so that the program is owed an `exit`. */
+  announced = false;
+
+  #connection;
+  #observer;
+  #keepAlive = new KeepAlive();
+  #referenced;
+  #ending = false;
+  #ended = false;
+
+  #state = 'disconnected';
+  /** How often the engine has told its state. */
+  #tellings = 0;
+  /** Calls in flight that set up what lasts, and all others. */
+  #building = 0;
+  #asking = 0;
+
+  /**
+   * @param {import('./connection/inprocess.js').ConnectionObserver} observer
+   * @param {boolean} referenced whether to hold the event loop while something lasts
+   */
+  constructor(observer, referenced) {
+    this.#observer = observer;
+    this.#referenced = referenced;
+  }
+
+  /** @param {Parameters<typeof openConnection>[0]} transport */
+  async open(transport, mode) {
+    this.#connection = await openConnection(transport, mode, {
+      onEvent: (name, data) => this.#onEvent(name, data),
+      onEnd: (end) => this.#onEnd(end),
+    });
+    hostGuard.guard(this);
+  }
+
+  /** Whether something is set on the host or about to be. */
+  get active() {
+    return this.#building > 0 || ACTIVE_STATES.has(this.#state);
+  }
+
+  /** Whether no call is in flight. */
+  get idle() {
+    return this.#building + this.#asking === 0;
+  }
+
+  set referenced(referenced) {
+    this.#referenced = referenced;
+    this.#update();
+  }
+
+  /**
+   * @param {string} method
+   * @param {Record<string, unknown>} [params]
+   * @returns {Promise<any>}
+   */
+  async request(method, params) {
+    const outcome = OUTCOMES.get(method);
+    const told = this.#tellings;
+    this.#count(outcome, 1);
+    try {
+      const result = await this.#connection.request(method, params);
+      // Answers and events come by ways of their own; a state that was told meanwhile is the newer.
+      if (outcome && this.#tellings === told) this.#state = outcome;
+      return result;
+    } finally {
+      this.#count(outcome, -1);
+    }
+  }
+
+  /** @returns {Promise<void>} */
+  end() {
+    this.#ending = true;
+    const ended = this.#connection.end();
+    this.#update();
+    return ended;
+  }
+
+  /** For the host guard: see the connection's. */
+  undo(timeoutMs) {
+    return this.#connection.undo(timeoutMs);
+  }
+
+  #count(outcome, change) {
+    if (outcome === 'connected') this.#building += change;
+    else this.#asking += change;
+    this.#update();
+  }
+
+  #onEvent(name, data) {
+    if (name === 'status') this.#tell(data.state);
+    if (name === 'lost') this.#askState();
+    if (!this.#ending) this.#observer.onEvent(name, data);
+  }
+
+  #tell(state) {
+    this.#state = state;
+    this.#tellings++;
+    this.#update();
+  }
+
+  /** A change of state may be among the events that were lost. */
+  #askState() {
+    const told = this.#tellings;
+    this.#connection.request('getStatus').then(
+      ({ state }) => {
+        if (this.#tellings === told) this.#tell(state);
+      },
+      () => {
+        // The engine has ended, which is state enough.
+      },
+    );
+  }
+
+  #onEnd(end) {
+    this.#ended = true;
+    this.#keepAlive.set(false);
+    hostGuard.unguard(this);
+    this.#observer.onEnd(end);
+  }
+
+  #update() {
+    if (this.#ended) return;
+    const lasting = this.active;
+    this.#keepAlive.set(this.#ending || this.#asking > 0 || (lasting && this.#referenced));
+    hostGuard.setActive(this, this.#ending || lasting);
+  }
+}
+
+module.exports = { Engine };

@@ -1,0 +1,97 @@
+//! A client or a server held by JavaScript.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use napi::bindgen_prelude::{FnArgs, Function, spawn, within_runtime_if_available};
+use napi_derive::napi;
+use serde_json::Value;
+
+use super::events::{ANSWERS, JsAnswers, JsEvents};
+use super::{body, invalid};
+use crate::engine::Task;
+use crate::error::{ErrorCode, VpnError};
+use crate::management::{Endpoint, error_body};
+use crate::report::Events;
+
+/// The longest that a collected object may keep the JavaScript thread while it undoes.
+const DROP_UNDO: Duration = Duration::from_secs(2);
+
+/// A VPN client or server in this process.
+#[napi]
+pub struct NativeEngine {
+    endpoint: Arc<Endpoint>,
+    answers: Arc<JsAnswers>,
+}
+
+#[napi]
+impl NativeEngine {
+    /// An idle engine of mode `client` or `server`. `onAnswer(id, success, body)` and
+    /// `onEvent(name, data)` get JSON text; neither holds the event loop.
+    #[napi(constructor, catch_unwind)]
+    pub fn new(
+        mode: String,
+        on_answer: Function<'_, FnArgs<(u32, bool, String)>, ()>,
+        on_event: Function<'_, FnArgs<(String, String)>, ()>,
+    ) -> napi::Result<Self> {
+        let mode = mode.parse().map_err(|error| invalid(&error))?;
+        let answers = Arc::new(JsAnswers::new(&on_answer)?);
+        let events = Events::new(Arc::new(JsEvents::new(&on_event)?));
+        let base = std::env::current_dir().unwrap_or_default();
+        let endpoint = within_runtime_if_available(|| Endpoint::new(mode, events, base));
+        Ok(Self { endpoint: Arc::new(endpoint), answers })
+    }
+
+    /// Calls a method of the management protocol; `params` is JSON text. Answered exactly once.
+    #[napi(catch_unwind)]
+    pub fn request(&self, id: u32, method: String, params: String) -> napi::Result<()> {
+        if !self.answers.expect() {
+            return Err(invalid(&format!(
+                "over {ANSWERS} calls wait for their answers; await some of them first"
+            )));
+        }
+        let (endpoint, answers) = (Arc::clone(&self.endpoint), Arc::clone(&self.answers));
+        let params: Result<Value, _> = serde_json::from_str(&params);
+        spawn(async move {
+            let (success, body) = match params {
+                Ok(params) => call(endpoint, method, params).await,
+                Err(error) => {
+                    let error =
+                        VpnError::new(ErrorCode::InvalidArgument, format!("params are not JSON: {error}"));
+                    (false, body(&error))
+                }
+            };
+            answers.send(id, success, body);
+        });
+        Ok(())
+    }
+
+    /// Ends the VPN and puts the host back, on the calling thread. True if it was done within
+    /// `timeoutMs`. For `process.on('exit')`; elsewhere the request `shutdown` does not block.
+    #[napi(catch_unwind)]
+    pub fn undo(&self, timeout_ms: u32) -> bool {
+        self.endpoint.shutdown_blocking(Duration::from_millis(timeout_ms.into()))
+    }
+}
+
+impl Drop for NativeEngine {
+    fn drop(&mut self) {
+        // The JavaScript side shuts engines down before it lets go of them; what is left are
+        // terminated workers.
+        self.endpoint.shutdown_blocking(DROP_UNDO);
+    }
+}
+
+/// One call; a panic inside it is an answer too.
+async fn call(endpoint: Arc<Endpoint>, method: String, params: Value) -> (bool, String) {
+    let mut task = Task::spawn("request", async move {
+        match endpoint.request(&method, params).await {
+            Ok(result) => (true, result.to_string()),
+            Err(error) => (false, error_body(&error).to_string()),
+        }
+    });
+    task.join().await.unwrap_or_else(|panic| {
+        let message = format!("a fault of smartvpn ({panic}); please report this");
+        (false, body(&VpnError::new(ErrorCode::Internal, message)))
+    })
+}

@@ -1,0 +1,200 @@
+//! What an attempt or a connection can end with, and whether to come back.
+
+use crate::codec::disconnect::{Disconnect, DisconnectCode};
+use crate::codec::hello::{RejectCode, Rejection};
+use crate::engine::End;
+use crate::error::{ErrorCode, VpnError};
+use crate::session::ClientFailure;
+use crate::transport::{DialError, WebSocketError};
+
+/// Whether the tunnel is taken up again (API §2, PROTOCOL §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// After a back-off.
+    Retry,
+    /// At once: nothing failed, the keys are spent.
+    RetryNow,
+    /// Once more; the second time is final.
+    RetryOnce,
+    /// Not by itself: something authenticated says that it is pointless.
+    Final,
+}
+
+/// A failed attempt or an ended connection.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: VpnError,
+    pub(super) fate: Fate,
+}
+
+impl Failure {
+    pub(super) const fn retry(error: VpnError) -> Self {
+        Self { error, fate: Fate::Retry }
+    }
+
+    pub(super) const fn last(error: VpnError) -> Self {
+        Self { error, fate: Fate::Final }
+    }
+
+    pub(super) fn timeout(stage: &str) -> Self {
+        let message = format!(
+            "the server did not answer in time ({stage}); check the address and that nothing on the way drops the traffic"
+        );
+        Self::retry(VpnError::new(ErrorCode::Timeout, message))
+    }
+
+    /// The connection ended while the server's answer to the first message was awaited.
+    pub(super) fn before_answer(error: &WebSocketError) -> Self {
+        if matches!(error, WebSocketError::Closed { code: Some(1008), .. }) {
+            let message = "the server could not read the handshake: serverPublicKey is most likely not its key; \
+                           compare it with the server's publicKey";
+            return Self::retry(VpnError::new(ErrorCode::ServerKeyMismatch, message));
+        }
+        Self::retry(lost(error))
+    }
+}
+
+impl From<DialError> for Failure {
+    fn from(error: DialError) -> Self {
+        Self::retry(VpnError::from(error))
+    }
+}
+
+impl From<ClientFailure> for Failure {
+    fn from(failure: ClientFailure) -> Self {
+        match failure {
+            ClientFailure::Rejected(rejection) => rejected(rejection),
+            // A plain Disconnect is a hint that anyone on the way can forge.
+            ClientFailure::Disconnected(disconnect) => Self { fate: Fate::Retry, ..disconnected(disconnect) },
+            ClientFailure::Broken { reason, .. } => Self::retry(VpnError::new(
+                reason.error_code(),
+                format!(
+                    "the server's handshake was wrong ({reason}): check serverPublicKey, and that both ends run compatible versions"
+                ),
+            )),
+        }
+    }
+}
+
+impl From<End> for Failure {
+    fn from(end: End) -> Self {
+        match end {
+            End::Peer(disconnect) => disconnected(disconnect),
+            End::Local(code) => Self::last(VpnError::new(
+                ErrorCode::Aborted,
+                format!("the tunnel was ended ({})", code.as_str()),
+            )),
+            End::Lost(error) => Self::retry(lost(&error)),
+            End::BadMessage(error) => Self::retry(VpnError::new(
+                ErrorCode::ProtocolError,
+                format!("what came was not a tunnel's WebSocket traffic: {error}"),
+            )),
+            End::BadFrame(error) => Self::retry(VpnError::new(
+                ErrorCode::ProtocolError,
+                format!("the server, or something on the way, broke the protocol: {error}"),
+            )),
+            End::DeadPeer => Self::retry(VpnError::new(
+                ErrorCode::DeadPeer,
+                "the server no longer answers; the connection is taken for dead",
+            )),
+            End::KeysSpent => Self {
+                error: VpnError::new(ErrorCode::ConnectionLost, "the traffic keys reached their limit"),
+                fate: Fate::RetryNow,
+            },
+        }
+    }
+}
+
+fn lost(error: &WebSocketError) -> VpnError {
+    let message = match error {
+        WebSocketError::Closed { code: Some(code), .. } => {
+            format!("the connection to the server was closed (code {code})")
+        }
+        WebSocketError::Closed { code: None, .. } | WebSocketError::Eof => {
+            "the connection to the server was cut".to_owned()
+        }
+        other => format!("the connection to the server was lost: {other}"),
+    };
+    VpnError::new(ErrorCode::ConnectionLost, message)
+}
+
+fn rejected(rejection: Rejection) -> Failure {
+    let code = rejection.code.code();
+    let fate = match rejection.code {
+        RejectCode::Unauthorized | RejectCode::UnsupportedVersion => Fate::Final,
+        RejectCode::BadRequest => Fate::RetryOnce,
+        _ => Fate::Retry,
+    };
+    let advice = match rejection.code {
+        RejectCode::Unauthorized => "ask the server's operator for access",
+        RejectCode::UnsupportedVersion => "install a version of smartvpn that both ends speak",
+        RejectCode::PoolExhausted => "the server has no address left; try later, or give it a larger subnet",
+        RejectCode::ServerFull => "the server takes no more clients now; try later",
+        RejectCode::ShuttingDown => "the server is stopping; try again in a moment",
+        _ => "try again, and look at the server's log",
+    };
+    let said = if rejection.message.is_empty() { code.as_str() } else { &rejection.message };
+    Failure { error: VpnError::new(code, format!("the server refused: {said}; {advice}")), fate }
+}
+
+fn disconnected(disconnect: Disconnect) -> Failure {
+    let fate = match disconnect.code {
+        DisconnectCode::Kicked | DisconnectCode::Removed | DisconnectCode::Replaced => Fate::Final,
+        DisconnectCode::ClientDisconnect
+        | DisconnectCode::ShuttingDown
+        | DisconnectCode::IdleTimeout
+        | DisconnectCode::ProtocolError => Fate::Retry,
+    };
+    let code = disconnect.code.error_code();
+    let said = if disconnect.message.is_empty() { code.as_str() } else { &disconnect.message };
+    Failure { error: VpnError::new(code, format!("the server ended the session: {said}")), fate }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, Fate};
+    use crate::codec::disconnect::{Disconnect, DisconnectCode};
+    use crate::codec::hello::{RejectCode, Rejection};
+    use crate::engine::End;
+    use crate::error::ErrorCode;
+    use crate::session::ClientFailure;
+    use crate::transport::WebSocketError;
+
+    fn disconnect(code: DisconnectCode) -> Disconnect {
+        Disconnect { code, message: String::new() }
+    }
+
+    #[test]
+    fn only_what_is_authenticated_keeps_a_client_away() {
+        let finals = [DisconnectCode::Kicked, DisconnectCode::Removed, DisconnectCode::Replaced];
+        for code in DisconnectCode::ALL {
+            let sealed = Failure::from(End::Peer(disconnect(code)));
+            assert_eq!(sealed.fate == Fate::Final, finals.contains(&code), "{code:?}");
+            assert_eq!(sealed.error.code, code.error_code());
+            let plain = Failure::from(ClientFailure::Disconnected(disconnect(code)));
+            assert_eq!(plain.fate, Fate::Retry, "a plain {code:?} can be forged");
+        }
+    }
+
+    #[test]
+    fn rejections_are_final_retried_once_or_retried() {
+        let fate = |code| {
+            let rejection = Rejection { version: 1, code, message: "no".to_owned() };
+            Failure::from(ClientFailure::Rejected(rejection)).fate
+        };
+        assert_eq!(fate(RejectCode::Unauthorized), Fate::Final);
+        assert_eq!(fate(RejectCode::UnsupportedVersion), Fate::Final);
+        assert_eq!(fate(RejectCode::BadRequest), Fate::RetryOnce);
+        for code in [RejectCode::PoolExhausted, RejectCode::ServerFull, RejectCode::ShuttingDown] {
+            assert_eq!(fate(code), Fate::Retry);
+        }
+    }
+
+    #[test]
+    fn a_refused_first_message_points_at_the_key() {
+        let closed = |code| WebSocketError::Closed { code, reason: String::new() };
+        assert_eq!(Failure::before_answer(&closed(Some(1008))).error.code, ErrorCode::ServerKeyMismatch);
+        assert_eq!(Failure::before_answer(&closed(Some(1001))).error.code, ErrorCode::ConnectionLost);
+        assert_eq!(Failure::before_answer(&WebSocketError::Eof).error.code, ErrorCode::ConnectionLost);
+    }
+}

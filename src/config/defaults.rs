@@ -1,0 +1,52 @@
+//! What holds where a configuration says nothing, and the ranges of what it may say (API §§2–3).
+//!
+//! Fields that are not listed have no default of their own: an absent `dns` or
+//! `keepaliveIntervalSecs` of a client is the server's to choose, absent lists are empty, absent
+//! switches off.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::session::reconnect::Backoff;
+
+/// `mtu`: bytes of the longest packet in the tunnel. 1,420 and all that is around it fit into one
+/// Ethernet frame (API §6).
+pub const MTU: u16 = 1420;
+
+/// Range of `mtu`, in bytes: from what every IPv4 host must take (RFC 791) to what an IPv4 packet can
+/// be.
+pub const MTU_RANGE: RangeInclusive<u64> = 576..=65_535;
+
+/// The least `mtu` with IPv6 in the tunnel (RFC 8200 §5).
+pub const MTU_MIN_IPV6: u16 = 1280;
+
+/// `keepaliveIntervalSecs` of a server: the interval until a link's health is known.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Range of `keepaliveIntervalSecs`, in seconds.
+pub const KEEPALIVE_RANGE: RangeInclusive<u64> = 5..=120;
+
+/// The most entries of `dns`.
+pub const DNS_LIMIT: usize = 8;
+
+/// `connectTimeoutMs`: what one attempt to connect may take, from the name's look-up to the first
+/// packet.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Range of `connectTimeoutMs`, in milliseconds: up to ten minutes.
+pub const CONNECT_TIMEOUT_RANGE: RangeInclusive<u64> = 1..=600_000;
+
+/// `reconnect.baseDelayMs`: the bound of the first random delay.
+pub const RECONNECT_BASE: Duration = Backoff::DEFAULT_BASE;
+
+/// `reconnect.maxDelayMs`: the largest bound.
+pub const RECONNECT_MAX: Duration = Backoff::DEFAULT_MAX;
+
+/// Range of both delays, in milliseconds: up to a day.
+pub const RECONNECT_RANGE: RangeInclusive<u64> = 1..=86_400_000;
+
+/// `reconnect.maxAttempts`: attempts in a row before giving up; without limit.
+pub const RECONNECT_ATTEMPTS: Option<u32> = None;
+
+/// `stateDir` of a process that runs as root; others keep nothing.
+pub const STATE_DIR: &str = "/var/lib/smartvpn";

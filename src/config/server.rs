@@ -1,0 +1,371 @@
+//! `IVpnServerConfig` (API §3).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::defaults;
+use super::field::{Field, Names, Object};
+use super::values::{self, PemSource, StateDir};
+use crate::addr::{AddressPool, Subnet};
+use crate::crypto::keys::Keypair;
+use crate::error::VpnError;
+use crate::transport::CongestionControl;
+
+static NAMES: Names = Names {
+    known: &[
+        "listenAddr",
+        "privateKey",
+        "publicKey",
+        "subnet",
+        "subnet6",
+        "tlsCert",
+        "tlsKey",
+        "dns",
+        "mtu",
+        "keepaliveIntervalSecs",
+        "enableNat",
+        "maxClients",
+        "clientToClient",
+        "path",
+        "tunName",
+        "trustedProxies",
+        "sessionGraceSecs",
+        "congestionControl",
+        "stateDir",
+    ],
+    later: &[
+        "defaultRateLimitBytesPerSec",
+        "defaultBurstBytes",
+        "ticketMaxAgeSecs",
+        "proxyProtocol",
+        "auth",
+        "clients",
+        "authenticate",
+        "authenticateTimeoutMs",
+        "publicUrl",
+        "handshakesPerSecond",
+        "handshakeBurst",
+    ],
+};
+
+/// A server's configuration, checked.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// `listenAddr`, required: `host:port` or `[v6]:port`; with port 0 the system picks one.
+    pub listen_addr: String,
+    /// `privateKey` and `publicKey`, required: what the server proves itself with.
+    pub keypair: Keypair,
+    /// `subnet`, required: the tunnel's IPv4 network, /8–/30.
+    pub subnet: Subnet<Ipv4Addr>,
+    /// `subnet6`: the tunnel's IPv6 network, /64–/125.
+    pub subnet6: Option<Subnet<Ipv6Addr>>,
+    /// `tlsCert` and `tlsKey`; `None`: plain `ws://`, for a proxy in front.
+    pub tls: Option<TlsPem>,
+    /// `dns`: resolvers told to clients, at most 8.
+    pub dns: Vec<IpAddr>,
+    /// `mtu`: the longest packet in the tunnel, 576–65,535 bytes, at least 1,280 with `subnet6`;
+    /// 1,420 unless given.
+    pub mtu: u16,
+    /// `keepaliveIntervalSecs`: the interval told to clients, 5–120 s; 30 s unless given.
+    pub keepalive_interval: Duration,
+    /// `enableNat`: masquerade the subnets, IP forwarding on.
+    pub enable_nat: bool,
+    /// `maxClients`: clients at a time, at least 1; what the subnets hold unless given.
+    pub max_clients: u64,
+    /// `clientToClient`: clients can reach each other.
+    pub client_to_client: bool,
+    /// `path`: the only path that upgrades, without query; `None`: any.
+    pub path: Option<String>,
+    /// `tunName`: the interface's name; `None`: the first free one.
+    pub tun_name: Option<String>,
+    /// `trustedProxies`: those whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `congestionControl`: pacing of the outer connections.
+    pub congestion_control: CongestionControl,
+    /// `stateDir`: where state outlives the process.
+    pub state_dir: StateDir,
+}
+
+/// What a server shows in TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsPem {
+    /// `tlsCert`: the certificate chain, the server's own first.
+    pub cert: PemSource,
+    /// `tlsKey`: its private key.
+    pub key: PemSource,
+}
+
+impl ServerConfig {
+    /// Checks `value`; relative paths are taken from `base_dir`. PEM text is checked too, PEM files
+    /// when they are read.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-config` with the first field at fault and what it must be.
+    pub fn parse(value: &Value, base_dir: &Path) -> Result<Self, VpnError> {
+        let config = Self::read(&Field::root(value).object(&NAMES)?, base_dir)?;
+        config.check_text()?;
+        Ok(config)
+    }
+
+    fn read(config: &Object<'_>, base_dir: &Path) -> Result<Self, VpnError> {
+        config.optional("sessionGraceSecs", session_grace)?;
+        let subnet = config.required("subnet", values::subnet)?;
+        let subnet6 = config.optional("subnet6", values::subnet)?;
+        let keepalive = |field: &Field<'_>| field.seconds(defaults::KEEPALIVE_RANGE);
+        let clients = |field: &Field<'_>| field.integer(1..=u32::MAX.into());
+        Ok(Self {
+            listen_addr: config.required("listenAddr", values::listen_addr)?,
+            keypair: keypair(config)?,
+            subnet,
+            subnet6,
+            tls: tls(config, base_dir)?,
+            dns: config.optional("dns", values::dns)?.unwrap_or_default(),
+            mtu: mtu(config, subnet6.is_some())?,
+            keepalive_interval: config
+                .optional("keepaliveIntervalSecs", keepalive)?
+                .unwrap_or(defaults::KEEPALIVE_INTERVAL),
+            enable_nat: config.optional("enableNat", Field::boolean)?.unwrap_or_default(),
+            max_clients: config
+                .optional("maxClients", clients)?
+                .unwrap_or_else(|| AddressPool::new(subnet, subnet6).capacity()),
+            client_to_client: config.optional("clientToClient", Field::boolean)?.unwrap_or_default(),
+            path: config.optional("path", path)?,
+            tun_name: config.optional("tunName", values::tun_name)?,
+            trusted_proxies: config.optional("trustedProxies", values::proxies)?.unwrap_or_default(),
+            congestion_control: config
+                .optional("congestionControl", values::congestion_control)?
+                .unwrap_or_default(),
+            state_dir: config
+                .optional("stateDir", |field| values::state_dir(field, base_dir))?
+                .unwrap_or_default(),
+        })
+    }
+
+    /// The keepalive interval in whole seconds, as the hello has it: 5–120.
+    pub fn keepalive_interval_secs(&self) -> u16 {
+        self.keepalive_interval.as_secs() as u16
+    }
+}
+
+/// Sessions can't be resumed yet, so only 0 is true.
+fn session_grace(field: &Field<'_>) -> Result<u64, VpnError> {
+    field.integer(0..=0).map_err(|_| field.refuse("must be 0: this version can't resume sessions yet"))
+}
+
+fn keypair(config: &Object<'_>) -> Result<Keypair, VpnError> {
+    let pair = Keypair::from(config.required("privateKey", values::private_key)?);
+    let public = config.field("publicKey");
+    if values::public_key(&public)? == pair.public {
+        Ok(pair)
+    } else {
+        let must = format!("must belong to privateKey, whose public key is {}", pair.public);
+        Err(public.refuse(must))
+    }
+}
+
+fn tls(config: &Object<'_>, base_dir: &Path) -> Result<Option<TlsPem>, VpnError> {
+    let pem = |field: &Field<'_>| values::pem(field, base_dir);
+    let (cert, key) = (config.optional("tlsCert", pem)?, config.optional("tlsKey", pem)?);
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsPem { cert, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(config.field("tlsKey").refuse_unseen("must be given together with tlsCert")),
+        (None, Some(_)) => Err(config.field("tlsCert").refuse_unseen("must be given together with tlsKey")),
+    }
+}
+
+fn mtu(config: &Object<'_>, with_ipv6: bool) -> Result<u16, VpnError> {
+    let mtu = config.optional("mtu", values::mtu)?.unwrap_or(defaults::MTU);
+    if with_ipv6 && mtu < defaults::MTU_MIN_IPV6 {
+        let must = format!("must be at least {} where subnet6 is given", defaults::MTU_MIN_IPV6);
+        return Err(config.field("mtu").refuse(must));
+    }
+    Ok(mtu)
+}
+
+/// A path as it stands in a request line, so that it can be compared as it is.
+fn path(field: &Field<'_>) -> Result<String, VpnError> {
+    values::text(
+        field,
+        "must be a URL path: it begins with / and has no query, fragment, space or other special character",
+        |path| {
+            path.starts_with('/')
+                && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}[]".contains(&byte))
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::error::ErrorCode;
+
+    /// RFC 7748 §6.1: Alice's keys, and Bob's public one.
+    const PRIVATE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+    const PUBLIC: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+    const OTHER: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+    const PEM: &str = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
+
+    /// The least there is, with `more` over it.
+    fn with(more: &Value) -> Value {
+        let mut config = json!({
+            "listenAddr": "0.0.0.0:443", "privateKey": PRIVATE, "publicKey": PUBLIC, "subnet": "10.8.0.0/24",
+        });
+        for (name, value) in more.as_object().unwrap() {
+            config[name] = value.clone();
+        }
+        config
+    }
+
+    fn parse(more: &Value) -> Result<ServerConfig, VpnError> {
+        ServerConfig::parse(&with(more), Path::new("/etc/smartvpn"))
+    }
+
+    #[test]
+    fn the_least_configuration_has_the_documented_defaults() {
+        let config = parse(&json!({})).unwrap();
+        assert_eq!(config.listen_addr, "0.0.0.0:443");
+        assert_eq!(config.keypair.public.to_string(), PUBLIC);
+        assert_eq!(config.subnet.to_string(), "10.8.0.0/24");
+        assert_eq!((config.subnet6, config.tls), (None, None));
+        assert!(config.dns.is_empty() && config.trusted_proxies.is_empty());
+        assert_eq!((config.mtu, config.keepalive_interval), (1420, Duration::from_secs(30)));
+        assert_eq!((config.enable_nat, config.client_to_client), (false, false));
+        assert_eq!((config.max_clients, config.path, config.tun_name), (253, None, None));
+        assert_eq!(config.congestion_control, CongestionControl::Auto);
+        assert_eq!(config.state_dir, StateDir::Default);
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let config = parse(&json!({
+            "listenAddr": "[::]:0",
+            "subnet6": "fd00::/64",
+            "tlsCert": "cert.pem",
+            "tlsKey": "/etc/key.pem",
+            "dns": ["10.8.0.1"],
+            "mtu": 1280,
+            "keepaliveIntervalSecs": 120,
+            "enableNat": true,
+            "maxClients": 1,
+            "clientToClient": true,
+            "path": "/tunnel",
+            "tunName": "vpn0",
+            "trustedProxies": ["127.0.0.1", "10.0.0.0/8"],
+            "sessionGraceSecs": 0,
+            "congestionControl": "system",
+            "stateDir": "state",
+        }))
+        .unwrap();
+        assert_eq!(config.listen_addr, "[::]:0");
+        assert_eq!(config.subnet6.unwrap().to_string(), "fd00::/64");
+        let tls = config.tls.clone().unwrap();
+        assert_eq!(tls.cert, PemSource::File("/etc/smartvpn/cert.pem".into()));
+        assert_eq!(tls.key, PemSource::File("/etc/key.pem".into()));
+        assert_eq!(config.dns, [IpAddr::from([10, 8, 0, 1])]);
+        assert_eq!((config.mtu, config.keepalive_interval_secs()), (1280, 120));
+        assert_eq!((config.enable_nat, config.client_to_client), (true, true));
+        assert_eq!((config.max_clients, config.path.as_deref()), (1, Some("/tunnel")));
+        assert_eq!(config.tun_name.as_deref(), Some("vpn0"));
+        assert_eq!(config.trusted_proxies.len(), 2);
+        assert_eq!(config.congestion_control, CongestionControl::System);
+        assert_eq!(config.state_dir, StateDir::At("/etc/smartvpn/state".into()));
+    }
+
+    #[test]
+    fn as_many_clients_as_the_smaller_subnet_holds() {
+        assert_eq!(parse(&json!({ "subnet6": "fd00::/125" })).unwrap().max_clients, 6);
+        assert_eq!(parse(&json!({ "subnet": "10.0.0.0/8" })).unwrap().max_clients, (1 << 24) - 3);
+    }
+
+    #[test]
+    fn the_public_key_must_belong_to_the_private_one() {
+        let error = parse(&json!({ "publicKey": OTHER })).unwrap_err();
+        assert_eq!(error.path.as_deref(), Some("publicKey"));
+        assert!(error.message.contains(PUBLIC), "{}", error.message);
+    }
+
+    #[test]
+    fn certificate_and_key_come_together() {
+        let error = parse(&json!({ "tlsCert": "cert.pem" })).unwrap_err();
+        assert_eq!(error.message, "tlsKey must be given together with tlsCert, but it is missing");
+        let error = parse(&json!({ "tlsKey": "key.pem" })).unwrap_err();
+        assert_eq!(error.path.as_deref(), Some("tlsCert"));
+    }
+
+    #[test]
+    fn ipv6_needs_its_least_mtu() {
+        assert!(parse(&json!({ "mtu": 1279 })).is_ok());
+        let error = parse(&json!({ "mtu": 1279, "subnet6": "fd00::/64" })).unwrap_err();
+        assert_eq!(error.message, "mtu must be at least 1280 where subnet6 is given, not 1279");
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        let table = [
+            (json!({ "listenAddr": "443" }), "listenAddr"),
+            (json!({ "privateKey": "x" }), "privateKey"),
+            (json!({ "publicKey": "x" }), "publicKey"),
+            (json!({ "subnet": "10.8.0.1/24" }), "subnet"),
+            (json!({ "subnet": "fd00::/64" }), "subnet"),
+            (json!({ "subnet6": "10.8.0.0/24" }), "subnet6"),
+            (json!({ "tlsCert": 1, "tlsKey": "k" }), "tlsCert"),
+            (json!({ "dns": ["x"] }), "dns[0]"),
+            (json!({ "mtu": "1420" }), "mtu"),
+            (json!({ "keepaliveIntervalSecs": 0 }), "keepaliveIntervalSecs"),
+            (json!({ "enableNat": 1 }), "enableNat"),
+            (json!({ "maxClients": 0 }), "maxClients"),
+            (json!({ "clientToClient": "yes" }), "clientToClient"),
+            (json!({ "path": "tunnel" }), "path"),
+            (json!({ "path": "/a?b" }), "path"),
+            (json!({ "path": "/a b" }), "path"),
+            (json!({ "path": "/é" }), "path"),
+            (json!({ "tunName": ".." }), "tunName"),
+            (json!({ "trustedProxies": ["10.0.0.1/8"] }), "trustedProxies[0]"),
+            (json!({ "sessionGraceSecs": 60 }), "sessionGraceSecs"),
+            (json!({ "congestionControl": null }), "congestionControl"),
+            (json!({ "stateDir": 1 }), "stateDir"),
+            (json!({ "enableNAT": true }), "enableNAT"),
+        ];
+        for (more, path) in table {
+            let error = parse(&more).unwrap_err();
+            assert_eq!((error.code, error.path.as_deref()), (ErrorCode::InvalidConfig, Some(path)), "{more}");
+            assert!(error.message.contains(path), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn what_is_required_must_be_there() {
+        for name in ["listenAddr", "privateKey", "publicKey", "subnet"] {
+            let mut config = with(&json!({}));
+            config.as_object_mut().unwrap().remove(name);
+            let error = ServerConfig::parse(&config, Path::new("/")).unwrap_err();
+            assert_eq!(error.path.as_deref(), Some(name));
+            assert!(error.message.ends_with(", but it is missing"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn later_options_are_told_apart_from_mistakes() {
+        for name in NAMES.later {
+            let error = parse(&json!({ *name: 1 })).unwrap_err();
+            assert!(error.message.starts_with(&format!("{name} is not supported")), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let config = parse(&json!({ "tlsCert": "cert.pem", "tlsKey": PEM })).unwrap();
+        let printed = format!("{config:?}");
+        assert!(!printed.contains(PRIVATE) && !printed.contains("hunter2"), "{printed}");
+        let error = parse(&json!({ "privateKey": &PRIVATE[1..] })).unwrap_err();
+        assert!(!format!("{error:?}").contains(&PRIVATE[1..]));
+    }
+}

@@ -1,0 +1,297 @@
+//! One session over one connection.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+
+use super::clock;
+use crate::codec::close::CloseCode;
+use crate::codec::disconnect::{Disconnect, DisconnectCode};
+use crate::qos::{Batch, PacketQueue};
+use crate::session::{Event, Session, SessionError};
+use crate::telemetry::{Quality, Traffic};
+use crate::transport::{SESSION_MESSAGE_LIMIT, WebSocket, WebSocketError};
+
+/// Sealed bytes that go into one WebSocket message: enough to spread the cost of a message and a
+/// system call over many packets, little enough that a keepalive's answer waits for at most one.
+const BATCH_BYTES: usize = 32 * 1024;
+
+/// Rounds of reading and writing before the task lets others run.
+const ROUNDS_PER_WAKE: usize = 16;
+
+/// How a link ended.
+#[derive(Debug)]
+pub enum End {
+    /// The peer said why.
+    Peer(Disconnect),
+    /// We said why: an [`Order`] was carried out.
+    Local(DisconnectCode),
+    /// The connection was cut, or closed without a word.
+    Lost(WebSocketError),
+    /// The peer broke the protocol below the session.
+    BadMessage(WebSocketError),
+    /// The peer broke the protocol, or failed the seal.
+    BadFrame(SessionError),
+    /// The peer no longer answers.
+    DeadPeer,
+    /// The keys' limits are reached: a new handshake must follow (PROTOCOL §5).
+    KeysSpent,
+}
+
+/// Ends the session from this side.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What the peer is told.
+    pub code: DisconnectCode,
+    /// Why, for people.
+    pub message: &'static str,
+}
+
+/// Where a link's packets go.
+pub trait Port: Send {
+    /// One packet that the peer sent; unchecked.
+    fn deliver(&mut self, packet: &mut [u8]);
+
+    /// All packets of a message were delivered; the place for what is done once a batch.
+    fn delivered(&mut self) {}
+
+    /// One of our keepalives came back.
+    fn round_trip(&mut self, quality: &Quality);
+
+    /// The peer sent a keepalive.
+    fn keepalive_came(&mut self) {}
+}
+
+/// A session, its connection and its packets.
+pub struct Link<S, P> {
+    websocket: WebSocket<S>,
+    session: Session,
+    port: P,
+    queue: Arc<PacketQueue>,
+    traffic: Arc<Traffic>,
+    orders: mpsc::Receiver<Order>,
+    leaving: Option<DisconnectCode>,
+    batch: Batch,
+    timer: Pin<Box<Sleep>>,
+    /// What the timer is set to. It may fire early, never late: a deadline that moved away is
+    /// found out when it fires, which costs less than moving the timer at each packet.
+    armed: Option<Instant>,
+    /// What of the session's keepalives is counted already: sent, received.
+    keepalives: (u64, u64),
+}
+
+impl<S, P> Link<S, P>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    P: Port,
+{
+    /// Joins a session that is up with its connection. Packets come from `queue` and go to `port`.
+    pub fn new(
+        mut websocket: WebSocket<S>,
+        session: Session,
+        port: P,
+        queue: Arc<PacketQueue>,
+        traffic: Arc<Traffic>,
+        orders: mpsc::Receiver<Order>,
+    ) -> Self {
+        websocket.set_message_limit(SESSION_MESSAGE_LIMIT);
+        let timer = Box::pin(tokio::time::sleep_until(clock::now().into()));
+        Self {
+            websocket,
+            session,
+            port,
+            queue,
+            traffic,
+            orders,
+            leaving: None,
+            batch: Batch::default(),
+            timer,
+            armed: None,
+            keepalives: (0, 0),
+        }
+    }
+
+    /// Runs until the session or the connection ends.
+    pub async fn run(&mut self) -> End {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Runs until the end, or until `enough`, asked after each step, says so.
+    pub async fn run_until(&mut self, enough: impl Fn() -> bool) -> Option<End> {
+        poll_fn(|cx| match self.poll(cx) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending if enough() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// The connection, to be closed.
+    pub fn into_websocket(self) -> WebSocket<S> {
+        self.websocket
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..ROUNDS_PER_WAKE {
+            let now = clock::now();
+            self.poll_orders(cx);
+            let read = match self.poll_read(cx, now) {
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Ready(Ok(())) => true,
+                Poll::Pending => false,
+            };
+            let timed = self.poll_timer(cx, now);
+            if let Some(end) = self.events() {
+                return Poll::Ready(end);
+            }
+            let wrote = match self.poll_write(cx) {
+                Err(end) => return Poll::Ready(end),
+                Ok(wrote) => wrote,
+            };
+            if let Some(code) = self.leaving
+                && self.websocket.is_flushed()
+            {
+                return Poll::Ready(End::Local(code));
+            }
+            if !(read || timed || wrote) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_orders(&mut self, cx: &mut Context<'_>) {
+        if self.leaving.is_none()
+            && let Poll::Ready(Some(order)) = self.orders.poll_recv(cx)
+        {
+            self.session.disconnect(order.code, order.message);
+            self.leaving = Some(order.code);
+        }
+    }
+
+    /// One message from the peer.
+    fn poll_read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), End>> {
+        if let Err(error) = ready!(self.websocket.poll_message(cx)) {
+            return Poll::Ready(Err(match error {
+                WebSocketError::Protocol(_) | WebSocketError::TooLong => End::BadMessage(error),
+                WebSocketError::Io(_) | WebSocketError::Eof | WebSocketError::Closed { .. } => {
+                    End::Lost(error)
+                }
+            }));
+        }
+        let Self { websocket, session, port, .. } = self;
+        let outcome = session.handle_message(now, websocket.message(), |packet| port.deliver(packet));
+        port.delivered();
+        Poll::Ready(outcome.map_err(End::BadFrame))
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let Some(deadline) = self.session.poll_timeout() else { return false };
+        if deadline <= now {
+            self.armed = None;
+            self.session.handle_timeout(now, &mut rand::rng());
+            self.rest();
+            return true;
+        }
+        if self.armed.is_none_or(|armed| deadline < armed) {
+            self.timer.as_mut().reset(deadline.into());
+            self.armed = Some(deadline);
+        }
+        if self.timer.as_mut().poll(cx).is_ready() {
+            self.armed = None;
+            return true;
+        }
+        false
+    }
+
+    /// Gives back memory that traffic no longer needs, at the slow pace of keepalives.
+    fn rest(&mut self) {
+        self.queue.trim();
+        self.websocket.shrink();
+    }
+
+    fn events(&mut self) -> Option<End> {
+        let (sent, received) = self.session.keepalives();
+        if (sent, received) != self.keepalives {
+            self.traffic.add_keepalives_sent(sent - self.keepalives.0);
+            self.traffic.add_keepalives_received(received - self.keepalives.1);
+            if received != self.keepalives.1 {
+                self.port.keepalive_came();
+            }
+            self.keepalives = (sent, received);
+        }
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                Event::RoundTrip { .. } => self.port.round_trip(&self.session.quality()),
+                Event::PeerDead => return Some(End::DeadPeer),
+                Event::Disconnected(disconnect) => return Some(End::Peer(disconnect)),
+                Event::KeysSpent => return Some(End::KeysSpent),
+            }
+        }
+        None
+    }
+
+    /// Writes while the socket takes bytes. True if the socket took a whole message, so that there
+    /// may be more to do.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.websocket.is_flushed() && !self.fill(cx)? {
+            return Ok(false);
+        }
+        match self.websocket.poll_flush(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(())) => Ok(true),
+            Poll::Ready(Err(error)) => Err(End::Lost(WebSocketError::Io(error))),
+        }
+    }
+
+    /// Seals what waits into one message: control frames first, then packets. False if there is
+    /// nothing; then the queue wakes this task.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let Self { websocket, session, queue, batch, leaving, traffic, .. } = self;
+        // What the batch held is sealed already; an end that leaves seals no more packets.
+        let count = match leaving {
+            None => match queue.poll_drain(cx, batch, BATCH_BYTES) {
+                Poll::Ready(count) => count,
+                Poll::Pending => 0,
+            },
+            Some(_) => 0,
+        };
+        websocket
+            .queue_message(|out| {
+                session.poll_transmit(out)?;
+                batch.iter().take(count).try_for_each(|packet| session.seal_packet(packet, out))
+            })
+            .map_err(End::BadFrame)?;
+        if count > 0 {
+            traffic.add_sent(count as u64, batch.len_bytes() as u64);
+        }
+        Ok(!self.websocket.is_flushed())
+    }
+}
+
+impl End {
+    /// What the connection is closed with (PROTOCOL §9).
+    pub fn close_code(&self) -> u16 {
+        match self {
+            Self::Peer(disconnect) => close_code_after(disconnect.code).as_u16(),
+            Self::Local(code) => close_code_after(*code).as_u16(),
+            Self::BadMessage(error) => error.close_code().unwrap_or(CloseCode::ProtocolError.as_u16()),
+            Self::BadFrame(error) => error.close_code().as_u16(),
+            Self::Lost(_) | Self::DeadPeer | Self::KeysSpent => CloseCode::Normal.as_u16(),
+        }
+    }
+}
+
+const fn close_code_after(code: DisconnectCode) -> CloseCode {
+    match code {
+        DisconnectCode::ShuttingDown => CloseCode::GoingAway,
+        _ => CloseCode::Normal,
+    }
+}

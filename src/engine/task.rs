@@ -1,0 +1,75 @@
+//! Tasks that end with their owner.
+
+use std::future::Future;
+
+use tokio::task::{JoinError, JoinHandle};
+
+/// A running task, aborted when dropped.
+#[derive(Debug)]
+pub struct Task<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Task<T> {
+    /// Runs `future` on the current runtime. `name` identifies it in the log.
+    #[expect(clippy::disallowed_methods, reason = "the one place that spawns tasks")]
+    pub fn spawn(name: &'static str, future: impl Future<Output = T> + Send + 'static) -> Self {
+        tracing::trace!(name, "task starts");
+        Self(tokio::spawn(future))
+    }
+
+    /// Waits for the end. A panic inside the task comes out as its message.
+    ///
+    /// # Errors
+    /// The panic's text, if the task panicked or was aborted.
+    pub async fn join(&mut self) -> Result<T, String> {
+        (&mut self.0).await.map_err(describe)
+    }
+
+    /// Ends the task at its next await.
+    pub fn abort(&self) {
+        self.0.abort();
+    }
+
+    /// True once the task has ended.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn describe(error: JoinError) -> String {
+    if !error.is_panic() {
+        return "the task was aborted".to_owned();
+    }
+    let panic = error.into_panic();
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panic without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Task;
+
+    #[tokio::test]
+    async fn a_panic_is_reported_not_spread() {
+        let mut task = Task::spawn("test", async { panic!("boom {}", 1) });
+        let outcome: Result<(), String> = task.join().await;
+        assert_eq!(outcome, Err("boom 1".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn dropping_ends_the_task() {
+        let (alive, mut gone) = tokio::sync::mpsc::channel::<()>(1);
+        let task = Task::spawn("test", async move {
+            std::future::pending::<()>().await;
+            drop(alive);
+        });
+        drop(task);
+        assert_eq!(gone.recv().await, None);
+    }
+}

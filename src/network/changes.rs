@@ -1,0 +1,120 @@
+//! Everything that is set on the host outside our own TUN.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tokio::task::spawn_blocking;
+
+use super::error::NetworkError;
+use super::firewall::{self, Warning};
+use super::ledger::Ledger;
+use super::nat::Masquerade;
+use super::sysctl::Sysctls;
+
+/// Everything that one instance (a server or a client, named as its TUN) sets on the host outside
+/// its own TUN.
+///
+/// Each change is written into a journal before it is made, and taken back in reverse order by
+/// [`undo`](Self::undo). Dropping the value does the same at once, on the calling thread and within
+/// 2 s: that is the way out for an exit handler. So does a step whose future is dropped half-way,
+/// as soon as the step is over. What a killed process leaves, the next [`begin`](Self::begin) undoes.
+///
+/// A value that somebody else has changed since is left as it is. What two living instances with the
+/// same state directory both need is taken back by the last of them.
+pub struct HostChanges {
+    /// Away while a step is under way.
+    ledger: Option<Ledger>,
+    masqueraded: Vec<IpNet>,
+}
+
+impl HostChanges {
+    /// Takes the instance's name and repairs what killed processes left in this network namespace.
+    ///
+    /// Without a state directory nothing is kept: a killed process's changes then stay, and other
+    /// instances are not considered.
+    pub async fn begin(state_dir: Option<&Path>, instance: &str) -> Result<Self, NetworkError> {
+        let (path, instance) = (state_dir.map(Path::to_owned), instance.to_owned());
+        let begin = move || Ledger::begin(path.as_deref(), &instance, Sysctls::of_kernel());
+        let ledger = spawn_blocking(begin).await.unwrap_or(Err(NetworkError::Ended))?;
+        Ok(Self { ledger: Some(ledger), masqueraded: Vec::new() })
+    }
+
+    /// Sends `net` into the tunnel's interface.
+    ///
+    /// 0.0.0.0/0 and ::/0 are set as their two halves, which go before the host's own default route
+    /// and leave it untouched. [`pin_route`](Self::pin_route) has to come first.
+    pub async fn route_via_tunnel(&mut self, net: IpNet, ifindex: u32) -> Result<(), NetworkError> {
+        self.step(move |ledger| ledger.route_via_tunnel(net, ifindex)).await
+    }
+
+    /// Keeps the server's address on its present way by a route of its own, whatever is sent into
+    /// the tunnel. Idempotent, and right also when the tunnel has its routes already.
+    pub async fn pin_route(&mut self, server: IpAddr) -> Result<(), NetworkError> {
+        self.step(move |ledger| ledger.pin_route(server)).await
+    }
+
+    /// Makes IPv6 unreachable, so that it does not leave beside a tunnel that has none.
+    ///
+    /// Routes more specific than a half of ::/0 still hold: the host's own links, and a pinned server.
+    pub async fn block_ipv6(&mut self) -> Result<(), NetworkError> {
+        self.step(Ledger::block_ipv6).await
+    }
+
+    /// Lets packets pass between the tunnel and every interface that has a route now.
+    pub async fn enable_forwarding(&mut self, tun_name: &str, v6: bool) -> Result<(), NetworkError> {
+        let tun = tun_name.to_owned();
+        self.step(move |ledger| ledger.enable_forwarding(&tun, v6)).await
+    }
+
+    /// Gives what comes from the tunnel's networks the address of the interface it leaves by.
+    ///
+    /// Without `client_to_client` the kernel also drops what would go from one client to another.
+    /// May be called again to replace the rules.
+    pub async fn masquerade(
+        &mut self,
+        tun_name: &str,
+        v4: Ipv4Net,
+        v6: Option<Ipv6Net>,
+        client_to_client: bool,
+    ) -> Result<(), NetworkError> {
+        let masquerade = Masquerade { tun: tun_name.to_owned(), v4, v6, client_to_client };
+        self.step(move |ledger| ledger.masquerade(&masquerade)).await?;
+        self.masqueraded = [IpNet::V4(v4)].into_iter().chain(v6.map(IpNet::V6)).collect();
+        Ok(())
+    }
+
+    /// Looks for firewall rules of others that drop what the tunnel forwards. Changes nothing.
+    pub async fn foreign_forward_drops(&self, tun_name: &str) -> Vec<Warning> {
+        let (tun, networks) = (tun_name.to_owned(), self.masqueraded.clone());
+        spawn_blocking(move || firewall::foreign_forward_drops(&tun, &networks)).await.unwrap_or_default()
+    }
+
+    /// Takes everything back in reverse order. Goes on over what fails, with a log line; the journal
+    /// then keeps it for the next start.
+    pub async fn undo(mut self) {
+        // The ledger's drop would do: this way the failure of a step does not hide.
+        let _ = self
+            .step(|ledger| {
+                ledger.undo();
+                Ok(())
+            })
+            .await;
+    }
+
+    /// Runs a step on a thread that may block. If the caller goes away the step runs to its end and
+    /// everything is taken back.
+    async fn step<T: Send + 'static>(
+        &mut self,
+        step: impl FnOnce(&mut Ledger) -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<T, NetworkError> {
+        let mut ledger = self.ledger.take().ok_or(NetworkError::Ended)?;
+        let task = spawn_blocking(move || {
+            let result = step(&mut ledger);
+            (ledger, result)
+        });
+        let (ledger, result) = task.await.map_err(|_| NetworkError::Ended)?;
+        self.ledger = Some(ledger);
+        result
+    }
+}

@@ -1,0 +1,124 @@
+//! Events on their way from the product to the faces.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{ClientInfo, DisconnectReason, QualityReport, Status, timestamp};
+
+/// How much a log line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Something needs an operator.
+    Warn,
+    /// A change that a user would notice.
+    Info,
+    /// For whoever looks for a fault.
+    Debug,
+}
+
+/// One event of the public API (§§2–3).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The state changed.
+    Status(Status),
+    /// A keepalive made its round trip.
+    Quality(QualityReport),
+    /// A client's session began.
+    ClientConnected(Box<ClientInfo>),
+    /// A client's session ended.
+    ClientDisconnected {
+        /// The session's id.
+        client_id: String,
+        /// Why it ended.
+        reason: DisconnectReason,
+    },
+    /// Something works worse than the configuration says; the message has the command that mends it.
+    Warning {
+        /// A stable name of the finding.
+        code: &'static str,
+        /// What was found and what to do.
+        message: String,
+    },
+    /// A line for people.
+    Log {
+        /// How much it matters.
+        level: LogLevel,
+        /// The part of the program that speaks.
+        target: &'static str,
+        /// The line.
+        message: String,
+    },
+}
+
+impl Event {
+    /// The event's name in the public API.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Status(_) => "status",
+            Self::Quality(_) => "quality",
+            Self::ClientConnected(_) => "client-connected",
+            Self::ClientDisconnected { .. } => "client-disconnected",
+            Self::Warning { .. } => "warning",
+            Self::Log { .. } => "log",
+        }
+    }
+
+    /// The event's argument in the public API.
+    pub fn data(&self) -> Value {
+        match self {
+            Self::Status(status) => json!(status),
+            Self::Quality(quality) => json!(quality),
+            Self::ClientConnected(info) => json!(info),
+            Self::ClientDisconnected { client_id, reason } => {
+                json!({ "clientId": client_id, "reason": reason })
+            }
+            Self::Warning { code, message } => json!({ "code": code, "message": message }),
+            Self::Log { level, target, message } => {
+                json!({ "level": level, "target": target, "message": message, "time": timestamp() })
+            }
+        }
+    }
+}
+
+/// Takes events; must not block: the data plane calls it.
+pub trait EventSink: Send + Sync {
+    /// One event, or a counted loss of it.
+    fn emit(&self, event: Event);
+}
+
+/// A handle on the event sink of one client or server.
+#[derive(Clone)]
+pub struct Events(Arc<dyn EventSink>);
+
+impl Events {
+    /// Events go to `sink`.
+    pub fn new(sink: Arc<dyn EventSink>) -> Self {
+        Self(sink)
+    }
+
+    /// Emits `event`.
+    pub fn emit(&self, event: Event) {
+        self.0.emit(event);
+    }
+
+    /// Says `message` to people, as an event and in the process's own log.
+    pub fn log(&self, level: LogLevel, target: &'static str, message: impl Into<String>) {
+        let message = message.into();
+        match level {
+            LogLevel::Warn => tracing::warn!(part = target, "{message}"),
+            LogLevel::Info => tracing::info!(part = target, "{message}"),
+            LogLevel::Debug => tracing::debug!(part = target, "{message}"),
+        }
+        self.emit(Event::Log { level, target, message });
+    }
+
+    /// Warns of a finding that an operator can mend.
+    pub fn warn(&self, code: &'static str, message: impl Into<String>) {
+        let message = message.into();
+        tracing::warn!(code, "{message}");
+        self.emit(Event::Warning { code, message });
+    }
+}

@@ -1,0 +1,12 @@
+//! What the product tells its users: events, states, statistics. The names and units are those of
+//! the public API; faces only serialise these values.
+
+mod errors;
+mod events;
+mod types;
+
+pub use events::{Event, EventSink, Events, LogLevel};
+pub use types::{
+    Assigned, ClientInfo, ClientTelemetry, ConnectionState, DisconnectReason, Dns, DnsMethod, DropReport,
+    MtuInfo, QualityReport, ServerStatistics, Statistics, Status, timestamp,
+};

@@ -1,0 +1,207 @@
+//! Sets a server up, runs it, and takes it down.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::Shared;
+use super::admission::Admission;
+use super::connection::{self, HANDSHAKE_TIMEOUT};
+use super::hub::Hub;
+use super::port::Downlink;
+use crate::addr::AddressPool;
+use crate::config::ServerConfig;
+use crate::engine::{Task, pump};
+use crate::error::{ErrorCode, VpnError};
+use crate::network::{HostChanges, Netlink};
+use crate::report::{ConnectionState, LogLevel, Status, timestamp};
+use crate::session::replay::ReplayCache;
+use crate::transport::Listener;
+use crate::tunnel::{Tun, TunConfig};
+
+/// Connections that may be between TCP and a confirmed session. Each holds a few KiB; a flood of
+/// them gets no more than this, and none for longer than the handshake timeout.
+const UNCONFIRMED: usize = 1024;
+
+/// After a failed `accept` (no descriptors left, say), the listener rests this long.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Clients have this long to take the goodbye (PROTOCOL §9).
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// A VPN that serves.
+pub(super) struct Serving {
+    stop: watch::Sender<bool>,
+    task: Task<()>,
+}
+
+impl Serving {
+    /// Sets everything up and begins to serve; on failure the host is as before.
+    pub(super) async fn start(config: ServerConfig, shared: &Arc<Shared>) -> Result<Self, VpnError> {
+        let tls = config.server_tls()?;
+        let netlink = Netlink::open()?;
+        netlink.check_subnet(config.subnet.net().into(), None)?;
+        if let Some(subnet) = config.subnet6 {
+            netlink.check_subnet(subnet.net().into(), None)?;
+        }
+        let listener = Listener::bind(&config.listen_addr).await?;
+        let tun = Arc::new(Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: config.mtu })?);
+        let mut changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
+        if let Err(error) = set_up(&config, &netlink, &tun, &mut changes, shared).await {
+            changes.undo().await;
+            return Err(error);
+        }
+        let status = Status {
+            assigned_ip: Some(config.subnet.server()),
+            assigned_ip6: config.subnet6.map(|subnet| subnet.server()),
+            server_addr: Some(listener.local_addr().to_string()),
+            connected_since: Some(timestamp()),
+            ..Status::new(ConnectionState::Connected)
+        };
+        let replay = ReplayCache::new(HANDSHAKE_TIMEOUT);
+        let admission =
+            Admission::new(AddressPool::new(config.subnet, config.subnet6), config.max_clients, replay);
+        let hub = Arc::new(Hub::new(config, tls, tun, admission, shared.events.clone()));
+        shared.publish(status, Some(Arc::clone(&hub)));
+        let (stop, stopped) = watch::channel(false);
+        let task = Task::spawn("server", run(hub, listener, changes, Arc::clone(shared), stopped));
+        Ok(Self { stop, task })
+    }
+
+    /// True if it ended by a failure.
+    pub(super) fn has_failed(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Ends it: clients are told, the host is put back.
+    pub(super) async fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let Err(panic) = self.task.join().await {
+            tracing::error!(panic, "the server ended by a fault of its own; please report this");
+        }
+    }
+}
+
+/// Addresses and, where asked for, NAT.
+async fn set_up(
+    config: &ServerConfig,
+    netlink: &Netlink,
+    tun: &Tun,
+    changes: &mut HostChanges,
+    shared: &Shared,
+) -> Result<(), VpnError> {
+    let v4 = IpAddr::V4(config.subnet.server());
+    netlink.add_address(tun.index(), v4, config.subnet.prefix_len())?;
+    if let Some(subnet) = config.subnet6 {
+        netlink.add_address(tun.index(), IpAddr::V6(subnet.server()), subnet.prefix_len())?;
+    }
+    netlink.set_up(tun.index(), config.mtu)?;
+    if !config.enable_nat {
+        return Ok(());
+    }
+    changes.enable_forwarding(tun.name(), config.subnet6.is_some()).await?;
+    changes
+        .masquerade(
+            tun.name(),
+            config.subnet.net(),
+            config.subnet6.map(|subnet| subnet.net()),
+            config.client_to_client,
+        )
+        .await?;
+    for finding in changes.foreign_forward_drops(tun.name()).await {
+        shared.events.warn("forward-policy", format!("{}; to mend it: {}", finding.message, finding.command));
+    }
+    Ok(())
+}
+
+/// Serves until told to stop, or until the interface fails.
+async fn run(
+    hub: Arc<Hub>,
+    listener: Listener,
+    changes: HostChanges,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut pump = Task::spawn("tun", pump(Arc::clone(&hub.tun), hub.config.mtu, Downlink(Arc::clone(&hub))));
+    let mut connections = JoinSet::new();
+    let failure = tokio::select! {
+        // An error means that the server was dropped, which stops it as well.
+        _ = stop.wait_for(|stop| *stop) => None,
+        ended = pump.join() => Some(ended.map_or_else(|panic| panic, |error| error.to_string())),
+        () = accept(&hub, &listener, &mut connections) => None,
+    };
+    drop(listener);
+    hub.close();
+    let goodbye = async { while connections.join_next().await.is_some() {} };
+    if timeout(GOODBYE, goodbye).await.is_err() {
+        connections.shutdown().await;
+    }
+    pump.abort();
+    drop(pump.join().await);
+    changes.undo().await;
+    if let Some(reason) = failure {
+        let message = format!(
+            "the tunnel's interface failed ({reason}); was it deleted by another program? start the server again"
+        );
+        let status = Status {
+            last_error: Some(message),
+            last_error_code: Some(ErrorCode::TunUnavailable),
+            ..Status::new(ConnectionState::Error)
+        };
+        shared.publish(status, None);
+    }
+}
+
+/// Accepts for ever.
+async fn accept(hub: &Arc<Hub>, listener: &Listener, connections: &mut JoinSet<()>) {
+    let unconfirmed = Arc::new(Semaphore::new(UNCONFIRMED));
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = connections.join_next() => {
+                report_panic(hub, ended);
+                continue;
+            }
+        };
+        match accepted {
+            Ok((tcp, from)) => {
+                failing = false;
+                match Arc::clone(&unconfirmed).try_acquire_owned() {
+                    Ok(permit) => {
+                        drop(connections.spawn(connection::serve(Arc::clone(hub), tcp, from, permit)))
+                    }
+                    Err(_) => tracing::debug!(%from, "too many unconfirmed connections; this one is closed"),
+                }
+            }
+            Err(error) => {
+                accept_failed(hub, &error, &mut failing);
+                sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+/// Says once that connections cannot be accepted.
+fn accept_failed(hub: &Hub, error: &io::Error, failing: &mut bool) {
+    if !std::mem::replace(failing, true) {
+        let message =
+            format!("new connections cannot be accepted: {error}; raise the limit of open files (ulimit -n)");
+        hub.events.log(LogLevel::Warn, "listener", message);
+    }
+}
+
+fn report_panic(hub: &Hub, ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        let message = "a connection ended by a fault of the server; please report this";
+        tracing::error!(%error, "{message}");
+        hub.events.log(LogLevel::Warn, "connection", message);
+    }
+}

@@ -1,0 +1,166 @@
+//! The client's side of the handshake (PROTOCOL §3).
+
+use std::time::{Duration, Instant};
+
+use rand_core::CryptoRng;
+
+use crate::codec::close::CloseCode;
+use crate::codec::disconnect::Disconnect;
+use crate::codec::frame::{FrameError, FrameType, split_frame};
+use crate::codec::hello::{Accepted, ClientHello, Features, Rejection, ServerHello};
+use crate::crypto::keys::PublicKey;
+use crate::crypto::noise::{self, Initiated, Pattern};
+use crate::crypto::seal::{Opener, Sealer};
+use crate::crypto::traffic::TrafficKeys;
+use crate::session::error::SessionError;
+use crate::session::up::{KeyLimits, Session};
+use crate::session::{handshake_frame, nonce_prefix, states};
+
+/// What a client needs for a handshake.
+#[derive(Clone, Debug)]
+pub struct ClientParams {
+    /// The key that the server must prove to have.
+    pub server_key: PublicKey,
+    /// What the client tells of itself.
+    pub hello: ClientHello,
+    /// Time between keepalives until the link's health is known, 5–120 s; the server's wish unless
+    /// given here.
+    pub keepalive_interval: Option<Duration>,
+    /// When the traffic keys are spent.
+    pub key_limits: KeyLimits,
+}
+
+/// Starts a handshake. Returns the frame to send, in a message of its own.
+///
+/// # Errors
+///
+/// [`SessionError::Handshake`] if the server's key is none, or the hello does not fit into a frame.
+pub fn start(
+    params: ClientParams,
+    rng: &mut dyn CryptoRng,
+) -> Result<(AwaitingResponse, Vec<u8>), SessionError> {
+    let ClientParams { server_key, hello, keepalive_interval, key_limits } = params;
+    let kind = FrameType::HandshakeInit;
+    let (initiated, message) = noise::initiate(Pattern::Nk, kind, &server_key, &hello.encode(), rng)?;
+    let awaiting = AwaitingResponse {
+        initiated,
+        offered: hello.features,
+        kem_offered: hello.mlkem768.is_some(),
+        keepalive_interval,
+        key_limits,
+    };
+    Ok((awaiting, handshake_frame(kind, &message)))
+}
+
+/// Message 1 was sent; the server's answer is awaited.
+#[derive(Debug)]
+pub struct AwaitingResponse {
+    initiated: Initiated,
+    offered: Features,
+    kem_offered: bool,
+    keepalive_interval: Option<Duration>,
+    key_limits: KeyLimits,
+}
+
+/// The server let the client in.
+#[derive(Debug)]
+pub struct Connected {
+    /// The session. Its confirming Keepalive waits already: send it at once and in a message of its
+    /// own, for until the server has seen it, messages may have 8,197 bytes only (PROTOCOL §1).
+    pub session: Session,
+    /// What the client was given.
+    pub hello: Accepted,
+}
+
+/// The handshake came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientFailure {
+    /// The server says no, and proves that it is the server. The client closes with 1000.
+    #[error("the server rejects the client: {}", .0.message)]
+    Rejected(Rejection),
+    /// A Disconnect from before there were keys: a hint that anyone on the way may have forged. The
+    /// client closes with 1000.
+    #[error("the server ends the connection: {}", .0.message)]
+    Disconnected(Disconnect),
+    /// A fault.
+    #[error("{reason}")]
+    Broken {
+        /// How the client closes.
+        close: CloseCode,
+        /// Why.
+        #[source]
+        reason: SessionError,
+    },
+}
+
+impl<E: Into<SessionError>> From<E> for ClientFailure {
+    fn from(reason: E) -> Self {
+        let reason = reason.into();
+        Self::Broken { close: reason.close_code(), reason }
+    }
+}
+
+impl ClientFailure {
+    /// How the client closes the connection (PROTOCOL §9).
+    pub const fn close_code(&self) -> CloseCode {
+        match self {
+            Self::Rejected(_) | Self::Disconnected(_) => CloseCode::Normal,
+            Self::Broken { close, .. } => *close,
+        }
+    }
+}
+
+impl AwaitingResponse {
+    /// Takes the WebSocket message with the server's answer.
+    ///
+    /// Frames behind the answer are the session's already: a Disconnect there becomes its event, a
+    /// fault the error of its first [`Session::poll_transmit`]. An IP packet there is dropped, for
+    /// the server has no leave to send one before the confirmation.
+    ///
+    /// # Errors
+    ///
+    /// A [`ClientFailure`]; the connection has no further use.
+    pub fn handle_message(
+        self,
+        now: Instant,
+        rng: &mut dyn CryptoRng,
+        message: &mut [u8],
+    ) -> Result<Connected, ClientFailure> {
+        let (frame, rest) = split_frame(message, states::AWAITING_RESPONSE)?;
+        match frame.kind {
+            FrameType::HandshakeResp => {
+                let mut connected = self.finish(now, rng, frame.payload)?;
+                connected.session.handle_rest(now, rest, |_packet| {});
+                Ok(connected)
+            }
+            FrameType::Disconnect => {
+                let disconnect = Disconnect::parse(frame.payload).map_err(SessionError::Disconnect)?;
+                Err(ClientFailure::Disconnected(disconnect))
+            }
+            // Not in the state's set, so split_frame() has refused it.
+            kind => Err(FrameError::NotAllowed(kind).into()),
+        }
+    }
+
+    fn finish(
+        self,
+        now: Instant,
+        rng: &mut dyn CryptoRng,
+        message2: &[u8],
+    ) -> Result<Connected, ClientFailure> {
+        let (payload, handshake) = self.initiated.finish(message2).map_err(SessionError::from)?;
+        let hello = match ServerHello::parse(&payload, self.offered, self.kem_offered) {
+            Ok(ServerHello::Accepted(hello)) => *hello,
+            Ok(ServerHello::Rejected(rejection)) => return Err(ClientFailure::Rejected(rejection)),
+            Err(error) => return Err(SessionError::ServerHello(error).into()),
+        };
+        let keys = TrafficKeys::derive(&handshake, &[]);
+        let ends =
+            (Sealer::new(&keys.client_to_server, nonce_prefix(rng)), Opener::new(&keys.server_to_client));
+        let interval = self
+            .keepalive_interval
+            .unwrap_or_else(|| Duration::from_secs(hello.keepalive_interval_secs.into()));
+        let session = Session::client(now, ends, interval, self.key_limits, rng);
+        Ok(Connected { session, hello })
+    }
+}

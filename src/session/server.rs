@@ -1,0 +1,231 @@
+//! The server's side of the handshake (PROTOCOL §3).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand_core::CryptoRng;
+
+use crate::codec::close::CloseCode;
+use crate::codec::disconnect::{Disconnect, DisconnectCode};
+use crate::codec::frame::{FrameError, FrameType, header, split_frame};
+use crate::codec::hello::{Accepted, ClientHello, Features, RejectCode, Rejection, ServerHello, VERSION};
+use crate::crypto::keys::Keypair;
+use crate::crypto::noise::{self, Pattern, Responding};
+use crate::crypto::seal::{OpenError, Opener, Sealer};
+use crate::crypto::traffic::TrafficKeys;
+use crate::session::error::SessionError;
+use crate::session::replay::ReplayCache;
+use crate::session::up::{Session, stamp};
+use crate::session::{handshake_frame, nonce_prefix, states};
+
+/// The features that this build can put in force.
+const SUPPORTED: Features = Features::NONE;
+
+/// A connection that has not sent anything.
+#[derive(Debug)]
+pub struct Listening {
+    keypair: Arc<Keypair>,
+}
+
+/// What a first message asks for.
+#[derive(Debug)]
+pub enum Opened {
+    /// To be let in.
+    Request(Box<Request>),
+    /// Nothing that can be granted. The client is told so under the handshake's protection.
+    Refused {
+        /// The frame to send.
+        frame: Vec<u8>,
+        /// How the connection is closed behind it.
+        close: CloseCode,
+    },
+}
+
+/// A client whose hello is good and who waits for the answer. Anyone may have recorded and replayed
+/// it: nothing is announced, evicted or spent before the confirmation.
+#[derive(Debug)]
+pub struct Request {
+    responding: Responding,
+    hello: ClientHello,
+}
+
+/// The answer was sent; the client must confirm its keys.
+#[derive(Debug)]
+pub struct Unconfirmed {
+    sealer: Sealer,
+    opener: Opener,
+    keepalive_interval: Duration,
+}
+
+impl Listening {
+    /// The state of a fresh connection to the server with this key pair.
+    pub const fn new(keypair: Arc<Keypair>) -> Self {
+        Self { keypair }
+    }
+
+    /// Takes the first WebSocket message.
+    ///
+    /// Bytes behind the first frame end the connection: they would be frames of the next state, and
+    /// none of those can be sealed before message 2 is there. Message 2 is not sent then.
+    ///
+    /// # Errors
+    ///
+    /// The connection is closed with the error's code, unanswered.
+    pub fn handle_message(
+        self,
+        now: Instant,
+        rng: &mut dyn CryptoRng,
+        replay: &mut ReplayCache,
+        message: &mut [u8],
+    ) -> Result<Opened, SessionError> {
+        let (frame, rest) = split_frame(message, states::LISTENING)?;
+        let pattern = match frame.kind {
+            FrameType::HandshakeInit => Pattern::Nk,
+            // Not in the state's set, so split_frame() has refused it.
+            kind => return Err(FrameError::NotAllowed(kind).into()),
+        };
+        // Before the work of opening: the ephemeral key stands in clear at the head.
+        if let Some(ephemeral) = frame.payload.first_chunk()
+            && replay.contains(now, ephemeral)
+        {
+            return Err(SessionError::Replayed);
+        }
+        let (responding, payload) = noise::respond(pattern, frame.kind, &self.keypair, frame.payload)?;
+        replay.insert(now, *responding.ephemeral());
+        match read_hello(&payload) {
+            Ok(hello) => {
+                refuse_rest(rest)?;
+                Ok(Opened::Request(Box::new(Request { responding, hello })))
+            }
+            Err(rejection) => {
+                let (frame, close) = reject(responding, rejection, rng)?;
+                Ok(Opened::Refused { frame, close })
+            }
+        }
+    }
+
+    /// A plain Disconnect, to be sent instead of anything else.
+    pub fn disconnect(self, code: DisconnectCode, message: &str) -> Vec<u8> {
+        let payload = Disconnect { code, message: message.to_owned() }.encode();
+        let mut frame = header(FrameType::Disconnect, payload.len()).to_vec();
+        frame.extend_from_slice(&payload);
+        frame
+    }
+}
+
+impl Request {
+    /// What the client tells of itself.
+    pub const fn hello(&self) -> &ClientHello {
+        &self.hello
+    }
+
+    /// Lets the client in. Returns the frame to send. Version and features are negotiated here:
+    /// what `hello` says of them is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Handshake`] if the hello does not fit into a frame.
+    pub fn accept(
+        self,
+        hello: &Accepted,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(Unconfirmed, Vec<u8>), SessionError> {
+        let keepalive_interval = Duration::from_secs(hello.keepalive_interval_secs.into());
+        let features = SUPPORTED.intersection(self.hello.features);
+        let hello = ServerHello::Accepted(Box::new(Accepted { version: VERSION, features, ..hello.clone() }));
+        let (message2, handshake) = self.responding.finish(&hello.encode(), rng)?;
+        let keys = TrafficKeys::derive(&handshake, &[]);
+        let unconfirmed = Unconfirmed {
+            sealer: Sealer::new(&keys.server_to_client, nonce_prefix(rng)),
+            opener: Opener::new(&keys.client_to_server),
+            keepalive_interval,
+        };
+        Ok((unconfirmed, handshake_frame(FrameType::HandshakeResp, &message2)))
+    }
+
+    /// Says no. Returns the frame to send and how the connection is closed behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Handshake`] if the rejection does not fit into a frame.
+    pub fn reject(
+        self,
+        rejection: Rejection,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(Vec<u8>, CloseCode), SessionError> {
+        reject(self.responding, rejection, rng)
+    }
+}
+
+impl Unconfirmed {
+    /// Takes the WebSocket message whose first frame confirms the keys. Returns the session, with
+    /// the answer to that keepalive waiting.
+    ///
+    /// Frames behind the confirmation are the session's already: `sink` gets their packets, and a
+    /// fault among them becomes the error of the session's first [`Session::poll_transmit`].
+    ///
+    /// # Errors
+    ///
+    /// The keys are not confirmed; the connection is closed with the error's code.
+    pub fn handle_message(
+        mut self,
+        now: Instant,
+        rng: &mut dyn CryptoRng,
+        message: &mut [u8],
+        sink: impl FnMut(&mut [u8]),
+    ) -> Result<Session, SessionError> {
+        let (frame, rest) = split_frame(message, states::UNCONFIRMED)?;
+        let stamp = stamp(frame.kind, self.opener.open(&frame.header, frame.payload)?)?;
+        let ends = (self.sealer, self.opener);
+        let mut session = Session::server(now, ends, self.keepalive_interval, stamp, rng);
+        session.handle_rest(now, rest, sink);
+        Ok(session)
+    }
+
+    /// A Disconnect, to be sent instead of anything else.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Seal`], which is a fault of this crate.
+    pub fn disconnect(mut self, code: DisconnectCode, message: &str) -> Result<Vec<u8>, SessionError> {
+        let payload = Disconnect { code, message: message.to_owned() }.encode();
+        let mut frame = Vec::new();
+        self.sealer.seal(FrameType::Disconnect, &payload, &mut frame)?;
+        Ok(frame)
+    }
+}
+
+/// The hello, or the rejection it earns by itself.
+fn read_hello(payload: &[u8]) -> Result<ClientHello, Rejection> {
+    let rejection = |code, message: String| Rejection { version: VERSION, code, message };
+    let hello = ClientHello::parse(payload)
+        .map_err(|error| rejection(RejectCode::BadRequest, format!("the hello is not usable: {error}")))?;
+    match hello.version {
+        VERSION => Ok(hello),
+        0 => Err(rejection(RejectCode::BadRequest, "versions begin with 1".to_owned())),
+        version => {
+            let message = format!("this server speaks version {VERSION}, not {version}");
+            Err(rejection(RejectCode::UnsupportedVersion, message))
+        }
+    }
+}
+
+/// Judges what stands behind message 1 as the next state would.
+fn refuse_rest(rest: &mut [u8]) -> Result<(), SessionError> {
+    if rest.is_empty() {
+        return Ok(());
+    }
+    split_frame(rest, states::UNCONFIRMED)?;
+    Err(OpenError::Forged.into())
+}
+
+fn reject(
+    responding: Responding,
+    rejection: Rejection,
+    rng: &mut dyn CryptoRng,
+) -> Result<(Vec<u8>, CloseCode), SessionError> {
+    // Codes that leave the connection open belong to a resume.
+    let close = rejection.code.close_code().unwrap_or(CloseCode::PolicyViolation);
+    let (message2, _) = responding.finish(&ServerHello::Rejected(rejection).encode(), rng)?;
+    Ok((handshake_frame(FrameType::HandshakeResp, &message2), close))
+}

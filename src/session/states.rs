@@ -1,0 +1,23 @@
+//! What each state accepts: the table of PROTOCOL §2.
+
+use crate::codec::frame::{FrameSet, FrameType};
+
+/// Server, "start". A HandshakeInitIk joins with client keys, a SessionResume with tickets.
+pub(super) const LISTENING: FrameSet = FrameSet::of(&[FrameType::HandshakeInit]);
+
+/// Client, "start" and "message 1 sent": the client writes message 1 as soon as it has a
+/// connection, so a HandshakeResp that comes sooner finds no handshake it could belong to.
+pub(super) const AWAITING_RESPONSE: FrameSet =
+    FrameSet::of(&[FrameType::HandshakeResp]).with_plain_disconnect();
+
+/// Server, "message 2 sent, unconfirmed".
+pub(super) const UNCONFIRMED: FrameSet = FrameSet::of(&[FrameType::Keepalive]);
+
+/// Both ends, "up". An IpBundle joins where `bundle` is in force, a RekeyInit or RekeyResp where
+/// `rekey` is.
+pub(super) const UP: FrameSet = FrameSet::of(&[
+    FrameType::IpPacket,
+    FrameType::Keepalive,
+    FrameType::KeepaliveAck,
+    FrameType::Disconnect,
+]);

@@ -1,0 +1,394 @@
+//! A session that is up: both ends of it are the same (PROTOCOL §2, "up" and "Disconnect seen").
+//!
+//! The caller feeds what comes ([`Session::handle_message`], [`Session::handle_timeout`]) and then
+//! polls: [`Session::poll_transmit`] ahead of every batch of packets, [`Session::poll_event`] until
+//! it is empty, [`Session::poll_timeout`] for the next deadline.
+
+use std::time::{Duration, Instant};
+
+use rand_core::CryptoRng;
+
+use crate::codec::disconnect::{Disconnect, DisconnectCode};
+use crate::codec::frame::{Frame, FrameError, FrameType, split_frame};
+use crate::crypto::seal::{Opener, Sealer};
+use crate::session::control::{Control, Stamp};
+use crate::session::error::SessionError;
+use crate::session::keepalive::{Due, Keepalives};
+use crate::session::states;
+use crate::telemetry::quality::Quality;
+
+/// How long traffic keys serve, in either direction (PROTOCOL §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyLimits {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// Time since the handshake.
+    pub age: Duration,
+}
+
+impl Default for KeyLimits {
+    /// 2³² frames, 64 GiB, one hour.
+    fn default() -> Self {
+        Self { frames: 1 << 32, bytes: 64 << 30, age: Duration::from_secs(3_600) }
+    }
+}
+
+/// What the caller must know of; each is told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A keepalive came back: [`Session::quality`] has changed. Of several that were not polled in
+    /// between, the last is told.
+    RoundTrip {
+        /// From the keepalive's becoming due to its answer's coming.
+        rtt: Duration,
+    },
+    /// The keys have served long enough (PROTOCOL §5): the client must get new ones by connecting
+    /// anew. Servers are not told.
+    KeysSpent,
+    /// The peer no longer answers. The session has ended.
+    PeerDead,
+    /// The peer's last frame. The session has ended.
+    Disconnected(Disconnect),
+}
+
+/// Counts of a session's control frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ControlCounts {
+    /// Keepalives sent.
+    pub keepalives_sent: u64,
+    /// Keepalives received.
+    pub keepalives_received: u64,
+    /// Keepalives received beyond the rate that is answered (PROTOCOL §7).
+    pub keepalives_dropped: u64,
+    /// KeepaliveAcks received that answer nothing outstanding (PROTOCOL §7).
+    pub acks_unasked: u64,
+}
+
+/// One end of a session whose keys are confirmed, or at the client about to be.
+#[derive(Debug)]
+pub struct Session {
+    phase: Phase,
+    sealer: Sealer,
+    opener: Opener,
+    control: Control,
+    keepalives: Keepalives,
+    keepalives_received: u64,
+    acks_unasked: u64,
+    last_keepalive_at: Option<Instant>,
+    /// The end of the keys' service, at the client, until it is told.
+    key_life: Option<KeyLife>,
+    events: Events,
+    /// A fault in the message that brought the session up, behind the frame that did.
+    early_fault: Option<SessionError>,
+    /// The latest moment the caller told of.
+    now: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Up,
+    /// Our Disconnect is queued or sent. What still comes is discarded.
+    Leaving,
+    /// The peer's Disconnect was seen, the peer is dead, or a fault ended the session.
+    Ended,
+}
+
+#[derive(Debug)]
+struct KeyLife {
+    limits: KeyLimits,
+    ends: Instant,
+}
+
+/// Events that wait: one place for each kind, so they are bounded if nobody polls.
+#[derive(Debug, Default)]
+struct Events {
+    round_trip: Option<Duration>,
+    keys_spent: bool,
+    peer_dead: bool,
+    disconnected: Option<Disconnect>,
+}
+
+impl Session {
+    /// The client's end: its confirming Keepalive waits already.
+    pub(super) fn client(
+        now: Instant,
+        (sealer, opener): (Sealer, Opener),
+        keepalive_interval: Duration,
+        limits: KeyLimits,
+        rng: &mut dyn CryptoRng,
+    ) -> Self {
+        let mut session = Self::new(now, (sealer, opener), keepalive_interval, rng);
+        session.key_life = Some(KeyLife { limits, ends: now + limits.age });
+        session.control.confirm(session.keepalives.send(now, rng));
+        session
+    }
+
+    /// The server's end, confirmed by a Keepalive with this timestamp: its answer waits already.
+    pub(super) fn server(
+        now: Instant,
+        (sealer, opener): (Sealer, Opener),
+        keepalive_interval: Duration,
+        stamp: Stamp,
+        rng: &mut dyn CryptoRng,
+    ) -> Self {
+        let mut session = Self::new(now, (sealer, opener), keepalive_interval, rng);
+        session.keepalive_received(now, stamp);
+        session
+    }
+
+    fn new(
+        now: Instant,
+        (sealer, opener): (Sealer, Opener),
+        keepalive_interval: Duration,
+        rng: &mut dyn CryptoRng,
+    ) -> Self {
+        Self {
+            phase: Phase::Up,
+            sealer,
+            opener,
+            control: Control::new(now),
+            keepalives: Keepalives::new(now, keepalive_interval, rng),
+            keepalives_received: 0,
+            acks_unasked: 0,
+            last_keepalive_at: None,
+            key_life: None,
+            events: Events::default(),
+            early_fault: None,
+            now,
+        }
+    }
+
+    /// Takes one WebSocket binary message and calls `sink` with each IP packet in it, in order and
+    /// opened in place. What a packet holds is not judged here. Frames ahead of a faulty one stand.
+    ///
+    /// Once the session has ended, or [`disconnect`](Self::disconnect) was called, messages are
+    /// discarded.
+    ///
+    /// # Errors
+    ///
+    /// The session has ended by a fault; the connection is closed with its code.
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        message: &mut [u8],
+        sink: impl FnMut(&mut [u8]),
+    ) -> Result<(), SessionError> {
+        self.now = self.now.max(now);
+        let handled = self.handle_frames(now, message, sink);
+        if handled.is_err() {
+            self.end();
+        }
+        self.check_key_use();
+        handled
+    }
+
+    /// Appends one packet as an IpPacket frame. Where the keys are not confirmed yet, the confirming
+    /// Keepalive is put ahead of it.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Ended`] once the session has ended or is ending; the packet is to be dropped.
+    /// [`SessionError::Seal`] if it is longer than 65,535 bytes or the counter is used up.
+    pub fn seal_packet(&mut self, packet: &[u8], out: &mut Vec<u8>) -> Result<(), SessionError> {
+        if self.phase != Phase::Up {
+            return Err(SessionError::Ended);
+        }
+        self.control.seal_confirmation(&mut self.sealer, out)?;
+        self.sealer.seal(FrameType::IpPacket, packet, out)?;
+        self.check_key_use();
+        Ok(())
+    }
+
+    /// Appends the control frames that wait, and tells whether there were any. They go ahead of
+    /// packets: poll this before sealing any.
+    ///
+    /// # Errors
+    ///
+    /// A frame could not be sealed, or the message that brought the session up held a fault behind
+    /// the frame that did: the connection is closed with the error's code.
+    pub fn poll_transmit(&mut self, out: &mut Vec<u8>) -> Result<bool, SessionError> {
+        if let Some(fault) = self.early_fault.take() {
+            return Err(fault);
+        }
+        let any = self.control.seal(&mut self.sealer, out)?;
+        self.check_key_use();
+        Ok(any)
+    }
+
+    /// The next thing that the caller must know of.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) must be called. It may have changed after each
+    /// other call; `None` once the session has ended or is ending.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.phase != Phase::Up {
+            return None;
+        }
+        let keys_end = self.key_life.as_ref().map(|life| life.ends);
+        [self.keepalives.poll_timeout(), keys_end].into_iter().flatten().min()
+    }
+
+    /// Does what is due at `now`. Afterwards [`poll_timeout`](Self::poll_timeout) lies in the future.
+    pub fn handle_timeout(&mut self, now: Instant, rng: &mut dyn CryptoRng) {
+        self.now = self.now.max(now);
+        if self.phase != Phase::Up {
+            return;
+        }
+        if self.key_life.as_ref().is_some_and(|life| now >= life.ends) {
+            self.keys_spent();
+        }
+        match self.keepalives.handle_timeout(now, rng) {
+            Some(Due::Keepalive(stamp)) => self.control.keepalive(stamp),
+            Some(Due::PeerDead) => {
+                self.events.peer_dead = true;
+                self.end();
+            }
+            None => {}
+        }
+    }
+
+    /// Queues a Disconnect as the last frame: nothing else is sealed afterwards, and what still
+    /// comes is discarded. Without effect once the session has ended or is ending.
+    pub fn disconnect(&mut self, code: DisconnectCode, message: &str) {
+        if self.phase == Phase::Up {
+            self.control.disconnect(Disconnect { code, message: message.to_owned() });
+            self.phase = Phase::Leaving;
+        }
+    }
+
+    /// How good the link is, as of the last call that came with a time.
+    pub fn quality(&self) -> Quality {
+        self.keepalives.quality(self.now)
+    }
+
+    /// Keepalives sent and received.
+    pub const fn keepalives(&self) -> (u64, u64) {
+        (self.control.keepalives_sent, self.keepalives_received)
+    }
+
+    /// When the peer's last Keepalive came.
+    pub const fn last_keepalive_at(&self) -> Option<Instant> {
+        self.last_keepalive_at
+    }
+
+    /// What was counted.
+    pub const fn control_counts(&self) -> ControlCounts {
+        ControlCounts {
+            keepalives_sent: self.control.keepalives_sent,
+            keepalives_received: self.keepalives_received,
+            keepalives_dropped: self.control.keepalives_dropped,
+            acks_unasked: self.acks_unasked,
+        }
+    }
+
+    /// Handles the frames behind the one that brought the session up. A fault there comes after
+    /// that frame, which stands: it ends the session by the next [`poll_transmit`](Self::poll_transmit).
+    pub(super) fn handle_rest(&mut self, now: Instant, rest: &mut [u8], sink: impl FnMut(&mut [u8])) {
+        if !rest.is_empty() {
+            self.early_fault = self.handle_message(now, rest, sink).err();
+        }
+    }
+
+    fn handle_frames(
+        &mut self,
+        now: Instant,
+        message: &mut [u8],
+        mut sink: impl FnMut(&mut [u8]),
+    ) -> Result<(), SessionError> {
+        let mut rest = message;
+        while self.phase == Phase::Up {
+            let (frame, behind) = split_frame(rest, states::UP)?;
+            self.handle_frame(now, frame, &mut sink)?;
+            if behind.is_empty() {
+                break;
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn handle_frame(
+        &mut self,
+        now: Instant,
+        frame: Frame<'_>,
+        sink: &mut impl FnMut(&mut [u8]),
+    ) -> Result<(), SessionError> {
+        let plaintext = self.opener.open(&frame.header, frame.payload)?;
+        self.keepalives.heard(now);
+        match frame.kind {
+            FrameType::IpPacket => sink(plaintext),
+            FrameType::Keepalive => {
+                let stamp = stamp(frame.kind, plaintext)?;
+                self.keepalive_received(now, stamp);
+            }
+            FrameType::KeepaliveAck => {
+                let stamp = stamp(frame.kind, plaintext)?;
+                match self.keepalives.acknowledged(now, u64::from_be_bytes(stamp)) {
+                    Some(rtt) => self.events.round_trip = Some(rtt),
+                    None => self.acks_unasked += 1,
+                }
+            }
+            FrameType::Disconnect => {
+                let disconnect = Disconnect::parse(plaintext).map_err(SessionError::Disconnect)?;
+                self.events.disconnected = Some(disconnect);
+                self.end();
+            }
+            // Not in the state's set, so split_frame() has refused it.
+            kind => return Err(FrameError::NotAllowed(kind).into()),
+        }
+        Ok(())
+    }
+
+    fn keepalive_received(&mut self, now: Instant, stamp: Stamp) {
+        self.keepalives_received += 1;
+        self.last_keepalive_at = Some(now);
+        self.control.acknowledge(now, stamp);
+    }
+
+    fn check_key_use(&mut self) {
+        let Some(KeyLife { limits, .. }) = self.key_life else { return };
+        let frames = self.sealer.frames().max(self.opener.frames());
+        let bytes = self.sealer.bytes().max(self.opener.bytes());
+        if frames >= limits.frames || bytes >= limits.bytes {
+            self.keys_spent();
+        }
+    }
+
+    const fn keys_spent(&mut self) {
+        self.key_life = None;
+        self.events.keys_spent = true;
+    }
+
+    fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.control.clear();
+    }
+}
+
+impl Events {
+    /// Those that end the session come last.
+    fn pop(&mut self) -> Option<Event> {
+        if let Some(rtt) = self.round_trip.take() {
+            return Some(Event::RoundTrip { rtt });
+        }
+        if std::mem::take(&mut self.keys_spent) {
+            return Some(Event::KeysSpent);
+        }
+        if std::mem::take(&mut self.peer_dead) {
+            return Some(Event::PeerDead);
+        }
+        self.disconnected.take().map(Event::Disconnected)
+    }
+}
+
+/// The 8 bytes of a keepalive or its answer; the header has promised them.
+pub(super) fn stamp(kind: FrameType, plaintext: &[u8]) -> Result<Stamp, FrameError> {
+    let length = u32::try_from(plaintext.len()).unwrap_or(u32::MAX);
+    plaintext.try_into().map_err(|_| FrameError::Length { kind, length })
+}

@@ -1,0 +1,146 @@
+//! The device itself, over `tun-rs`.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::AsFd;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+use tun_rs::{AsyncDevice, DeviceBuilder};
+
+use super::error::TunError;
+use super::name;
+
+/// How a TUN device is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunConfig {
+    /// The interface's name; the first free one of `smartvpn0`, `smartvpn1`, … if absent.
+    pub name: Option<String>,
+    /// The interface's MTU, in bytes of IP packet.
+    pub mtu: u16,
+}
+
+/// A TUN device: one whole IP packet per read and per write, without a header.
+///
+/// The interface goes away with this value. It is made without address and is down at first;
+/// [`Netlink`](crate::network::Netlink) sets both.
+pub struct Tun {
+    device: AsyncDevice,
+    name: String,
+    index: u32,
+}
+
+impl Tun {
+    /// Makes a new interface. Must be called within a tokio runtime.
+    ///
+    /// A device that exists is never taken over, not even a persistent one that nobody holds.
+    pub fn create(config: &TunConfig) -> Result<Self, TunError> {
+        match &config.name {
+            Some(name) if !name::is_valid_name(name) => Err(TunError::InvalidName { name: name.clone() }),
+            Some(name) => Self::create_named(name, config.mtu),
+            None => Self::create_first_free(config.mtu),
+        }
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface's index.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Reads one packet into `buf` and returns its length; `Pending` wakes `cx` when there is one.
+    ///
+    /// Only the waker of the last caller is woken: one task reads. The error is final once the
+    /// interface has been deleted from outside.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.device.poll_recv(cx, buf)
+    }
+
+    /// Reads one packet into `buf` and returns its length; `WouldBlock` if there is none.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.device.try_recv(buf)
+    }
+
+    /// Waits until [`try_read`](Self::try_read) is worth a call. Cancel safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.device.readable().await
+    }
+
+    /// Writes one packet. Never waits, takes no lock, and may be called from many tasks at once.
+    ///
+    /// The kernel refuses what is no IP packet (`InvalidInput`) and everything while the interface
+    /// is down (`EIO`).
+    pub fn write(&self, packet: &[u8]) -> io::Result<()> {
+        // Not by way of the runtime's readiness: a TUN is always writable, and a readiness that the
+        // runtime has not seen yet would lose the first packets.
+        let device: &tun_rs::DeviceImpl = &self.device;
+        let written = rustix::io::write(device.as_fd(), packet)?;
+        if written == packet.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    fn create_named(name: &str, mtu: u16) -> Result<Self, TunError> {
+        look_for_driver()?;
+        if exists(name) {
+            return Err(TunError::NameInUse { name: name.to_owned() });
+        }
+        let device = DeviceBuilder::new()
+            .name(name)
+            .mtu(mtu)
+            .inherit_enable_state()
+            .with(|builder| {
+                builder.packet_information(false).offload(false).multi_queue(false);
+            })
+            .build_async()
+            .map_err(|error| refusal(name, error))?;
+        let index = device.if_index().map_err(TunError::Failed)?;
+        Ok(Self { device, name: name.to_owned(), index })
+    }
+
+    fn create_first_free(mtu: u16) -> Result<Self, TunError> {
+        let mut taken = String::new();
+        for name in name::candidates() {
+            match Self::create_named(&name, mtu) {
+                // Taken, or taken by another process between the look and the call.
+                Err(TunError::NameInUse { name }) => taken = name,
+                made => return made,
+            }
+        }
+        Err(TunError::NameInUse { name: taken })
+    }
+}
+
+/// Opens the driver once, to tell its absence from a missing capability, and because `tun-rs` would
+/// make a missing device node, which nobody would remove.
+fn look_for_driver() -> Result<(), TunError> {
+    let opened = OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    opened.map(drop).map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::ACCESS) => TunError::PermissionDenied(error),
+        // Among them EPERM, which a container's device list gives.
+        _ => TunError::Unavailable(error),
+    })
+}
+
+/// Whether the namespace has an interface of this name. The kernel would hand out a persistent TUN
+/// that lies idle, addresses and all; that one belongs to somebody else.
+fn exists(name: &str) -> bool {
+    // Not /sys/class/net, which shows the namespace it was mounted in.
+    socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .and_then(|socket| netdevice::name_to_index(&socket, name))
+        .is_ok()
+}
+
+/// What a failed `TUNSETIFF` means.
+fn refusal(name: &str, error: io::Error) -> TunError {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        // EBUSY: somebody else holds the TUN of this name. EINVAL: the name is of another kind.
+        Some(Errno::BUSY | Errno::EXIST) => TunError::NameInUse { name: name.to_owned() },
+        Some(Errno::INVAL) if exists(name) => TunError::NameInUse { name: name.to_owned() },
+        Some(Errno::PERM) => TunError::PermissionDenied(error),
+        _ => TunError::Failed(error),
+    }
+}
