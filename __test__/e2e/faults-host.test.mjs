@@ -75,9 +75,9 @@ describe('a host that is not fit', { skip: requires() }, () => {
     await assertStartFails({ subnet: '203.0.113.128/25' }, 'subnet-conflict');
     await assertStartFails({ subnet: '10.0.0.0/8' }, 'subnet-conflict', 'eth0');
     await assertStartFails({ subnet6: '2001:db8:113::/64' }, 'subnet-conflict', 'lan');
-    await site.server.ip(['route add 10.8.0.0/16 via 203.0.113.2']);
-    await assertStartFails({}, 'subnet-conflict', '10.8.0.0/16');
-    await site.server.ip(['route del 10.8.0.0/16']);
+    await site.server.ip(['route add 10.8.0.128/25 via 203.0.113.2']);
+    await assertStartFails({}, 'subnet-conflict', '10.8.0.128/25');
+    await site.server.ip(['route del 10.8.0.128/25']);
   });
 
   it('serves the subnet already', async () => {
@@ -93,7 +93,7 @@ describe('a host that is not fit', { skip: requires() }, () => {
       'tun-name-in-use',
       'vpn-a',
     );
-    await site.client.ip(['link add vpn-b type dummy']);
+    await site.client.ip(['link add vpn-b type veth peer name vpn-c']);
     await assertConnectFails({ tunName: 'vpn-b' }, 'tun-name-in-use', 'vpn-b');
     await site.client.ip(['link del vpn-b']);
     await site.connect({ tunName: 'vpn-b' });

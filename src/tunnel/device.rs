@@ -83,6 +83,12 @@ impl Tun {
         if written == packet.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
+    /// True once the interface has been deleted. Its descriptor does not wake readers then.
+    pub fn is_gone(&self) -> bool {
+        socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+            .is_ok_and(|socket| netdevice::index_to_name(&socket, self.index) == Err(Errno::NODEV))
+    }
+
     fn create_named(name: &str, mtu: u16) -> Result<Self, TunError> {
         look_for_driver()?;
         if exists(name) {
