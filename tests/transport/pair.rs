@@ -119,7 +119,7 @@ async fn closing_tells_code_and_reason_both_ways() {
             );
             told.close(error.close_code().unwrap(), "", PATIENCE).await;
             closing.await.unwrap();
-            assert!(start.elapsed() < Duration::from_secs(2));
+            assert!(start.elapsed() < PATIENCE / 2);
         }
     }
 }
@@ -151,7 +151,7 @@ async fn a_peer_that_does_not_read_stops_the_writer_and_not_its_close() {
         assert!(client.memory() < 500_000);
         let start = Instant::now();
         client.close(1000, "", Duration::from_millis(200)).await;
-        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(start.elapsed() < PATIENCE / 2);
         drop(server);
     }
 }
