@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { createAuthority } from './certificates.mjs';
 import { Lab, LabError, STATE_DIR } from './lab.mjs';
+import { differences } from './lab-snapshot.mjs';
 import { openSite, SERVER, WEB } from './lab-site.mjs';
 import { bytes, milliseconds, rate, Screen, seconds } from './screen.mjs';
 import { installTools } from './tools.mjs';
@@ -24,8 +25,8 @@ let interrupted = false;
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, interrupt);
 
 try {
-  screen.title('smartvpn · a VPN that a Node program holds');
   await prepare();
+  screen.title('smartvpn · a VPN that a Node program holds');
   await show();
   screen.end('All of it worked.');
 } catch (error) {
@@ -36,12 +37,13 @@ try {
   }
 }
 
+/** Has the system's tools and the project's own parts ready; the build speaks for itself. */
 async function prepare() {
   const missing =
     installTools(['ip', 'nft', 'ping'], (sentence) => screen.say(`${sentence} …`)) ?? Lab.unavailable();
   if (missing) throw new LabError(missing);
   const { build } = await import('./build.mjs');
-  await screen.step('Build what is missing', () => build());
+  await build();
 }
 
 async function show() {
@@ -107,7 +109,7 @@ async function show() {
   );
   await screen.step(
     'Compare the hosts with before',
-    async () => assert.deepEqual(await Promise.all(hosts.map((host) => host.snapshot())), found),
+    () => assertAsFound(hosts, found),
     () => 'addresses, routes, firewall, forwarding: as found',
   );
   await screen.step('Remove the hosts', () => site.lab.close(), () => `${seconds(Date.now() - begun)} in all`); // prettier-ignore
@@ -118,6 +120,7 @@ async function startServer(host) {
   const { certificate, key } = authority.issue([SERVER.address]);
   const agent = await host.agent();
   const vpn = await agent.server();
+  await vpn.start();
   const keys = await vpn.generateKeypair();
   await vpn.start({
     listenAddr: `${SERVER.address}:${PORT}`,
@@ -139,8 +142,7 @@ async function startServer(host) {
 
 async function connectClient(host, trust) {
   const agent = await host.agent();
-  const vpn = await agent.client();
-  await vpn.start();
+  const vpn = await agent.startedClient();
   const begun = performance.now();
   const { assignedIp } = await vpn.connect({
     ...trust,
@@ -191,7 +193,9 @@ async function move(program, client, counter, transfer, progress) {
   return result;
 }
 
-const tellMove = ({ elapsedMs }) => `${rate(FILE_BYTES, elapsedMs)} · ${seconds(elapsedMs)} · sha256 matches`;
+function tellMove({ elapsedMs }) {
+  return `${rate(FILE_BYTES, elapsedMs)} · ${seconds(elapsedMs)} · sha256 matches`;
+}
 
 /** Runs in the program on the client's host. */
 async function download({ load }, address, size) {
@@ -270,6 +274,14 @@ async function kick(server, client) {
   const { lastErrorCode } = await client.event('status', ({ state }) => state === 'error');
   assert.equal(lastErrorCode, 'kicked');
   return lastErrorCode;
+}
+
+async function assertAsFound(hosts, found) {
+  const now = await Promise.all(hosts.map((host) => host.snapshot()));
+  const changed = hosts.flatMap((host, index) =>
+    differences(found[index], now[index]).map((line) => `${host.name}: ${line}`),
+  );
+  assert.deepEqual(changed, [], `the hosts are not as found:\n${changed.join('\n')}`);
 }
 
 async function interrupt(signal) {

@@ -98,6 +98,13 @@ export class Agent {
     return this.#create('VpnClient', options);
   }
 
+  /** Makes a `VpnClient` in the process and starts its engine, so that it can connect. */
+  async startedClient(options) {
+    const vpn = await this.client(options);
+    await vpn.start();
+    return vpn;
+  }
+
   /** Makes a `VpnServer` in the process. */
   server(options) {
     return this.#create('VpnServer', options);

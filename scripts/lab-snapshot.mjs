@@ -23,7 +23,11 @@ const parts = () => ({
 
 const SEPARATOR = '\u001e';
 
-/** @param {import('./lab.mjs').Host} host */
+/**
+ * Reads the state of a host, in parts.
+ *
+ * @param {import('./lab.mjs').Host} host
+ */
 export async function readHostState(host) {
   const script = Object.values(parts()).map(
     (command) => `${command} 2>/dev/null || true; printf '${SEPARATOR}'`,
@@ -42,6 +46,34 @@ export async function readHostState(host) {
     settings: lines(state.settings),
     journals: lines(state.journals),
   };
+}
+
+/**
+ * What differs between two states of a host, a line each: `- routes: …` is gone, `+ routes: …` new.
+ * Settings of an interface that is gone or new are left out, as they come and go with it.
+ */
+export function differences(before, after) {
+  const kept = interfaces(before).filter((name) => interfaces(after).includes(name));
+  return Object.keys(before).flatMap((part) => {
+    const [old, now] = [before, after].map((state) => entries(part, state[part], kept));
+    return [
+      ...old.filter((entry) => !now.includes(entry)).map((entry) => `- ${part}: ${entry}`),
+      ...now.filter((entry) => !old.includes(entry)).map((entry) => `+ ${part}: ${entry}`),
+    ];
+  });
+}
+
+function interfaces({ addresses }) {
+  return ['all', 'default', ...addresses.map(({ ifname }) => ifname)];
+}
+
+function entries(part, value, kept) {
+  const texts = [value].flat().map((entry) => (typeof entry === 'string' ? entry : JSON.stringify(entry)));
+  if (part !== 'settings') return texts;
+  return texts.filter((text) => {
+    const name = /\/conf\/([^/]+)\//.exec(text)?.[1];
+    return name === undefined || kept.includes(name);
+  });
 }
 
 function json(text) {

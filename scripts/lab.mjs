@@ -192,7 +192,7 @@ export class Host {
     return Agent.start(this, options);
   }
 
-  /** What a VPN could change on this host, in a form that compares with `assert.deepEqual`. */
+  /** What a VPN could change on this host; {@link differences} compares. */
   snapshot() {
     return readHostState(this);
   }

@@ -1,6 +1,6 @@
 /** Output for people: steps with their outcome, progress, tables. Plain lines where nobody watches. */
 
-const LABEL_WIDTH = 34;
+const LABEL_WIDTH = 36;
 const BAR_WIDTH = 24;
 
 export class Screen {
@@ -44,9 +44,9 @@ export class Screen {
     try {
       const result = await work((fraction, note) => this.#show(this.#bar(label, fraction, note)));
       this.#erase();
-      this.#out.write(
-        `  ${this.#style('32', '✓')} ${label.padEnd(LABEL_WIDTH)}${this.#style('2', tell(result))}\n`,
-      );
+      const outcome = tell(result);
+      const told = outcome && `${' '.repeat(LABEL_WIDTH - label.length)}${this.#style('2', outcome)}`;
+      this.#out.write(`  ${this.#style('32', '✓')} ${label}${told}\n`);
       return result;
     } catch (error) {
       this.#erase();

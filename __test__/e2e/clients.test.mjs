@@ -6,9 +6,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { assertFails } from './support/assert.mjs';
 import { LONG, requires, TUNNEL, useSite, WEB } from './support/site.mjs';
-import { eventually, interfaceWith, iperf, ping, reaches } from './support/traffic.mjs';
+import { eventually, interfaceWith, ping, reaches } from './support/traffic.mjs';
 
-describe('clients of one server', { skip: requires('iperf3') }, () => {
+describe('clients of one server', { skip: requires() }, () => {
   const site = useSite({ clients: 2 });
 
   it('work side by side, each with its own address', async () => {
@@ -118,6 +118,8 @@ describe('clients of one server', { skip: requires('iperf3') }, () => {
     await client.agent.kill('SIGKILL');
     assert.deepEqual(await server.vpn.event('client-disconnected'), { clientId, reason: 'connection-lost' });
     assert.deepEqual(await server.vpn.listClients(), []);
+
+    await site.connect(); // undoes what the killed one left
   });
 
   it('are refused when no address is left, and admitted when one is', async () => {
@@ -151,29 +153,6 @@ describe('clients of one server', { skip: requires('iperf3') }, () => {
     }
     assert.equal(seen.size, 6, [...seen].join(', '));
     assert.equal(agent.running, true);
-  });
-
-  it('keep to their rate', async () => {
-    const server = await site.serve();
-    await site.connect();
-    const [{ clientId }] = await server.vpn.listClients();
-    const bytesPerSecond = 500_000;
-    await server.vpn.setClientRateLimit(clientId, bytesPerSecond, 65_536);
-    for (const direction of [[], ['-R']]) {
-      const { sum_received } = await iperf(site.client, site.web, WEB.address, ['--time', '2', ...direction]);
-      const rate = sum_received.bits_per_second / 8;
-      assert.ok(rate < bytesPerSecond * 1.3, `${rate} bytes/s`);
-      assert.ok(rate > bytesPerSecond * 0.3, `${rate} bytes/s`);
-    }
-    const [limited] = await server.vpn.listClients();
-    assert.equal(limited.rateLimitBytesPerSec, bytesPerSecond);
-    assert.equal(limited.burstBytes, 65_536);
-    await assertFails(server.vpn.setClientRateLimit(clientId, bytesPerSecond, 1_000), 'invalid-argument');
-
-    await server.vpn.removeClientRateLimit(clientId);
-    const { sum_received } = await iperf(site.client, site.web, WEB.address);
-    assert.ok(sum_received.bits_per_second / 8 > bytesPerSecond * 2);
-    assert.equal((await server.vpn.listClients())[0].rateLimitBytesPerSec, undefined);
   });
 
   it('connect 200 times in a row and leave nothing open', async () => {

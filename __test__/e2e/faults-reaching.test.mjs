@@ -178,7 +178,7 @@ describe('after every failure', { skip: requires() }, () => {
 
   before(async () => {
     agent = await site.agent(site.client);
-    vpn = await agent.client();
+    vpn = await agent.startedClient();
   });
 
   it('the same client connects once the reason is gone', async () => {
@@ -201,7 +201,7 @@ describe('after every failure', { skip: requires() }, () => {
 function connectFails(site) {
   return async (config, code, ...words) => {
     const agent = await site.agent(site.client);
-    const vpn = await agent.client();
+    const vpn = await agent.startedClient();
     const error = await assertFails(vpn.connect(clientConfig(config)), code, ...words);
     assert.equal((await vpn.getStatus()).state, 'disconnected');
     await agent.close();

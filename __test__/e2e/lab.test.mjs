@@ -71,7 +71,7 @@ describe('the laboratory', { skip: requires('curl', 'dig', 'iperf3') }, () => {
     };
     for (const [what, [change, undo]] of Object.entries(changes)) {
       await site.client.sh(change);
-      await assert.rejects(site.assertAsFound(), /is not as it was found/, what);
+      await assert.rejects(site.assertAsFound(), /not as they were found/, what);
       await site.client.sh(undo);
       await site.assertAsFound();
     }

@@ -145,8 +145,7 @@ describe('signals belong to the program', { skip: requires() }, () => {
     await site.serve();
     const listeners = () => ['SIGINT', 'SIGTERM', 'SIGHUP'].map((signal) => process.listenerCount(signal));
     const agent = await site.agent(site.client);
-    const vpn = await agent.client();
-    await vpn.start();
+    const vpn = await agent.startedClient();
     assert.deepEqual(await agent.run(listeners), [0, 0, 0]);
     await vpn.connect(clientConfig());
     assert.deepEqual(await agent.run(listeners), [1, 1, 1]);
@@ -238,7 +237,7 @@ describe('stop() and close()', { skip: requires() }, () => {
   it('end a connect() that is under way', async () => {
     await silence(site);
     const agent = await site.agent(site.client);
-    const vpn = await agent.client();
+    const vpn = await agent.startedClient();
     const connecting = assertFails(vpn.connect(clientConfig()), 'aborted');
     await vpn.event('status', ({ state }) => state === 'connecting');
     await vpn.close();
@@ -260,7 +259,7 @@ describe('stop() and close()', { skip: requires() }, () => {
     await site.serve();
     const agent = await site.agent(site.client);
     for (let delayMs = 0; delayMs < 60; delayMs += 4) {
-      const vpn = await agent.client();
+      const vpn = await agent.startedClient();
       const outcome = vpn.connect(clientConfig(FULL_TUNNEL)).then(
         () => 'connected',
         ({ code }) => code,
@@ -279,6 +278,7 @@ describe('stop() and close()', { skip: requires() }, () => {
     const client = await site.connect();
     assert.equal(await reaches(site.client, TUNNEL.server), true);
     await client.vpn.close();
+    await client.vpn.start();
     await client.vpn.connect(client.config);
     assert.equal(await reaches(site.client, TUNNEL.server), true);
   });
@@ -298,7 +298,7 @@ describe('calls that cross', { skip: requires() }, () => {
   it('disconnect() ends a connect() that is under way', async () => {
     await silence(site);
     const agent = await site.agent(site.client);
-    const vpn = await agent.client();
+    const vpn = await agent.startedClient();
     const connecting = assertFails(vpn.connect(clientConfig()), 'aborted');
     const second = vpn
       .event('status', ({ state }) => state === 'connecting')
@@ -312,7 +312,7 @@ describe('calls that cross', { skip: requires() }, () => {
   it('an abort signal ends a connect() with its reason as cause', async () => {
     await silence(site);
     const agent = await site.agent(site.client);
-    await agent.client();
+    await agent.startedClient();
     const aborting = agent.run(async ({ vpns }, config) => {
       const controller = new AbortController();
       setTimeout(() => controller.abort(new Error('changed my mind')), 100);
@@ -324,8 +324,7 @@ describe('calls that cross', { skip: requires() }, () => {
 
   it('what needs a tunnel says that there is none', async () => {
     const agent = await site.agent(site.client);
-    const vpn = await agent.client();
-    await vpn.start();
+    const vpn = await agent.startedClient();
     await assertFails(vpn.getConnectionQuality(), 'not-connected');
     await assertFails(vpn.getMtuInfo(), 'not-connected');
     await vpn.disconnect();

@@ -212,5 +212,13 @@ describe('statistics', { skip: requires() }, () => {
     const [listed] = await server.vpn.listClients();
     assert.equal(listed.bytesReceived, statistics.bytesReceived);
     assert.equal(listed.bytesSent, statistics.bytesSent);
+
+    await client.vpn.disconnect();
+    await server.vpn.event('client-disconnected');
+    const afterwards = await server.vpn.getStatistics();
+    assert.equal(afterwards.activeClients, 0);
+    for (const count of ['bytesSent', 'bytesReceived', 'packetsSent', 'packetsReceived']) {
+      assert.equal(afterwards[count], statistics[count], `${count} outlive the client`);
+    }
   });
 });

@@ -5,6 +5,7 @@ import { after, afterEach, before, beforeEach } from 'node:test';
 
 import { createAuthority } from '../../../scripts/certificates.mjs';
 import { Lab, STATE_DIR } from '../../../scripts/lab.mjs';
+import { differences } from '../../../scripts/lab-snapshot.mjs';
 import { openSite, SERVER, WEB } from '../../../scripts/lab-site.mjs';
 import { missingTools } from '../../../scripts/tools.mjs';
 
@@ -100,7 +101,7 @@ class Fixture {
    */
   async connect(config, { host = this.client, agent } = {}) {
     agent ??= await this.agent(host);
-    const vpn = await agent.client();
+    const vpn = await agent.startedClient();
     const settings = clientConfig(config);
     const assigned = await vpn.connect(settings);
     return { agent, vpn, config: settings, ...assigned };
@@ -113,12 +114,9 @@ class Fixture {
     return agent;
   }
 
-  /** Asserts that every host is as the current test found it. */
-  async assertAsFound(found = this.#found) {
-    const now = await this.#snapshot();
-    for (const [name, state] of Object.entries(found)) {
-      assert.deepEqual(now[name], state, `${name} is not as it was found`);
-    }
+  /** Asserts that the hosts, all unless given, are as the current test found them. */
+  async assertAsFound(...hosts) {
+    await this.#compare(this.#found, hosts.length > 0 ? hosts : this.#hosts);
   }
 
   async open(options) {
@@ -141,16 +139,26 @@ class Fixture {
   async close() {
     try {
       await closeAll([...this.#older, ...this.#agents]);
-      await this.assertAsFound(this.#first);
+      await this.#compare(this.#first, this.#hosts);
     } finally {
       await this.#lab?.close();
     }
   }
 
+  get #hosts() {
+    return [this.server, this.web, ...this.clients];
+  }
+
   async #snapshot() {
-    const hosts = [this.server, this.web, ...this.clients];
-    const states = await Promise.all(hosts.map((host) => host.snapshot()));
-    return Object.fromEntries(hosts.map((host, index) => [host.name, states[index]]));
+    return new Map(await Promise.all(this.#hosts.map(async (host) => [host, await host.snapshot()])));
+  }
+
+  async #compare(found, hosts) {
+    const now = await this.#snapshot();
+    const changes = hosts.flatMap((host) =>
+      differences(found.get(host), now.get(host)).map((line) => `${host.name}: ${line}`),
+    );
+    assert.ok(changes.length === 0, `the hosts are not as they were found:\n${changes.join('\n')}`);
   }
 }
 

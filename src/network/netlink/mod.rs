@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
@@ -87,7 +87,8 @@ impl Netlink {
         Ok(Self { socket: Mutex::new(socket) })
     }
 
-    /// Gives an interface an address; the kernel adds the route to its network.
+    /// Gives an interface an address; the kernel adds the route to its network. One that is there
+    /// already is no failure.
     ///
     /// An IPv6 address can be used at once: in a tunnel nobody else can have it.
     pub fn add_address(&self, ifindex: u32, address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
@@ -100,7 +101,7 @@ impl Netlink {
         if address.is_ipv6() {
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        self.order(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &emit(&message)).map_err(|source| {
+        self.order(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &emit(&message)).map_err(|source| {
             let what = if source.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) {
                 format!(
                     "the tunnel address {address}/{prefix} was refused because IPv6 is switched off: \
