@@ -364,6 +364,26 @@ fn routes_that_the_kernel_dropped_are_set_again() {
             changes.route_via_tunnel(everything, tun.index()).await.unwrap();
             assert!(way_to("198.51.100.1").contains("dev vpn0"));
 
+            // The same without a gap, within a network and to another.
+            let routes = || run("ip", "route show dev vpn0");
+            for (old, new) in [("10.8.0.3", "10.8.0.4"), ("10.8.0.4", "10.8.0.4"), ("10.8.0.4", "10.9.0.5")] {
+                netlink.replace_addresses(tun.index(), &[(ip(old), 24)], &[(ip(new), 24)]).unwrap();
+                let shown = run("ip", "-4 -o addr show dev vpn0");
+                assert!(shown.contains(&format!("inet {new}/24")) && shown.lines().count() == 1, "{shown}");
+                assert!(
+                    routes().contains("0.0.0.0/1") && routes().contains(&format!("src {new}")),
+                    "{}",
+                    routes()
+                );
+            }
+            let (old, new) = ([(ip("10.9.0.5"), 24)], [(ip("10.9.0.6"), 32), (ip("fd00:8::2"), 64)]);
+            netlink.replace_addresses(tun.index(), &old, &new).unwrap();
+            assert!(run("ip", "addr show dev vpn0").contains("inet 10.9.0.6/32"));
+            assert!(routes().contains("128.0.0.0/1"), "{}", routes());
+            let newer = [(ip("10.9.0.6"), 32), (ip("fd00:8::2"), 120)];
+            netlink.replace_addresses(tun.index(), &new, &newer).unwrap();
+            assert!(run("ip", "addr show dev vpn0").contains("inet6 fd00:8::2/120"));
+
             // Another network: the old way is gone, the server is reached by the new one.
             run("ip", "addr flush dev eth0");
             run("ip", "addr add 100.64.0.2/24 dev eth0");

@@ -77,7 +77,8 @@ impl Tunnel {
         let pump = Task::spawn("tun", pump(Arc::clone(&tun), config.mtu, uplink));
         let addresses = Addresses::of(hello);
         let routes = config.routes.clone();
-        let mut tunnel = Self { tun, pump, netlink, changes, queue, online, addresses, routes, ipv6_blocked: false };
+        let mut tunnel =
+            Self { tun, pump, netlink, changes, queue, online, addresses, routes, ipv6_blocked: false };
         let installed = match tunnel.add_addresses() {
             Ok(()) => tunnel.install_routes(remote, shared).await,
             Err(error) => Err(error),
