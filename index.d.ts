@@ -294,7 +294,7 @@ export interface IVpnClientConfig {
   serverPublicKey: string;
 
   /**
-   * Resolvers for the tunnel: IP addresses, 8 at most.
+   * Resolvers for the tunnel: IP addresses, 8 at most. Reported by `getStatus()`, not set on the host yet.
    *
    * @default the server's
    */
@@ -316,7 +316,7 @@ export interface IVpnClientConfig {
 
   /**
    * Networks to send into the tunnel besides the VPN's own: CIDRs, of IPv4 or IPv6. `0.0.0.0/0` is
-   * everything but the way to the server.
+   * everything but the way to the server; where the tunnel has no IPv6, IPv6 is then unreachable.
    *
    * @default []
    */

@@ -15,6 +15,7 @@ import { join, relative } from 'node:path';
 import { parseArgs } from 'node:util';
 
 import { build } from './build.mjs';
+import { readCargoTests } from './cargo-results.mjs';
 import { ensureDependencies } from './ensure-deps.mjs';
 import { lint } from './lint.mjs';
 import { ROOT, heading, read, run } from './run.mjs';
@@ -58,21 +59,13 @@ async function attempt(name, step) {
 
 async function rustTests() {
   heading('cargo test');
-  const outcome = { passed: 0, failed: [], skipped: [] };
-  const args = ['test', '--no-fail-fast', ...(long ? ['--', '--include-ignored'] : [])];
+  const args = ['test', '--no-fail-fast', '--', '--show-output', ...(long ? ['--include-ignored'] : [])];
   let failure;
   const output = await read('cargo', args, { echo: true }).catch((error) => {
     failure = error;
     return error.output ?? '';
   });
-  for (const [, name, verdict, reason] of output.matchAll(
-    /^test (.+) \.\.\. (ok|FAILED|ignored)(?:, (.+))?$/gm,
-  )) {
-    if (verdict === 'ok') outcome.passed++;
-    else if (verdict === 'FAILED') outcome.failed.push(name);
-    // What is ignored is left to `npm run test:long`, by its reason or without one.
-    else if (!/\blong\b/.test(reason ?? 'long')) outcome.skipped.push({ name, reason });
-  }
+  const outcome = readCargoTests(output);
   if (failure && outcome.failed.length === 0) outcome.failed.push(failure.message);
   return outcome;
 }

@@ -24,7 +24,9 @@ import {
 
 /** `same<Actual>()<Expected>()` compiles only if both are the same. */
 function same<Actual>() {
-  return function <Expected>(..._different: Equal<Actual, Expected> extends true ? [] : [never]) {};
+  return function <Expected>(...different: Equal<Actual, Expected> extends true ? [] : [never]) {
+    return different;
+  };
 }
 type Equal<A, B> = [A, B] extends [B, A] ? (Exact<A> extends Exact<B> ? true : false) : false;
 /** Tells `any` from all others, which is assignable both ways. */
