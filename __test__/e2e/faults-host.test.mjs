@@ -75,9 +75,9 @@ describe('a host that is not fit', { skip: requires() }, () => {
     await assertStartFails({ subnet: '203.0.113.128/25' }, 'subnet-conflict');
     await assertStartFails({ subnet: '10.0.0.0/8' }, 'subnet-conflict', 'eth0');
     await assertStartFails({ subnet6: '2001:db8:113::/64' }, 'subnet-conflict', 'lan');
-    await site.server.ip(['route add 10.8.0.0/16 via 203.0.113.2']);
-    await assertStartFails({}, 'subnet-conflict', '10.8.0.0/16');
-    await site.server.ip(['route del 10.8.0.0/16']);
+    await site.server.ip(['route add 10.8.0.128/25 via 203.0.113.2']);
+    await assertStartFails({}, 'subnet-conflict', '10.8.0.128/25');
+    await site.server.ip(['route del 10.8.0.128/25']);
   });
 
   it('serves the subnet already', async () => {
@@ -93,7 +93,7 @@ describe('a host that is not fit', { skip: requires() }, () => {
       'tun-name-in-use',
       'vpn-a',
     );
-    await site.client.ip(['link add vpn-b type dummy']);
+    await site.client.ip(['tuntap add dev vpn-b mode tun']);
     await assertConnectFails({ tunName: 'vpn-b' }, 'tun-name-in-use', 'vpn-b');
     await site.client.ip(['link del vpn-b']);
     await site.connect({ tunName: 'vpn-b' });
@@ -115,16 +115,31 @@ describe('a host that is not fit', { skip: requires() }, () => {
     await site.client.ip([`route del ${WEB.network}`]);
   });
 
-  it('has its interface deleted under the tunnel', async () => {
+  it('has its interface deleted under the client', async () => {
     await site.serve();
-    const { vpn, assignedIp, config } = await site.connect({ reconnect: false });
-    const { ifname } = await interfaceWith(site.client, assignedIp);
-    await site.client.ip([`link del ${ifname}`]);
+    const { vpn, assignedIp, config } = await site.connect({ routes: ['0.0.0.0/0'] });
+    await deleteInterface(site.client, assignedIp);
     const status = await vpn.event('status', ({ state }) => state === 'error');
     assert.equal(status.lastErrorCode, 'tun-unavailable');
+    await site.assertAsFound(site.client);
     await vpn.connect(config);
     assert.equal(await reaches(site.client, TUNNEL.server), true);
   });
+
+  it('has its interface deleted under the server', async () => {
+    const { vpn, config } = await site.serve();
+    await deleteInterface(site.server, TUNNEL.server);
+    const status = await vpn.event('status', ({ state }) => state === 'error');
+    assert.equal(status.lastErrorCode, 'tun-unavailable');
+    await site.assertAsFound(site.server);
+    await vpn.start(config);
+    assert.equal(await connects(), true);
+  });
+
+  const deleteInterface = async (host, address) => {
+    const { ifname } = await interfaceWith(host, address);
+    await host.ip([`link del ${ifname}`]);
+  };
 
   const assertStartFails = async (config, code, ...words) => {
     const agent = await site.agent(site.server);
@@ -208,7 +223,7 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
     ['subnet6', 'fd08::/126', '/125'],
     ['tlsCert', undefined, 'tlsKey'],
     ['tlsKey', '/does/not/exist'],
-    ['defaultRateLimitBytesPerSec', 999, '1'],
+    ['defaultRateLimitBytesPerSec', 999],
     ['maxClients', 0],
     ['path', 'no-slash'],
     ['trustedProxies[0]', ['nonsense']],
