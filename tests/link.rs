@@ -1,5 +1,12 @@
 //! Two links over an in-memory stream: what the engine promises about packets, goodbyes and faults.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests, which run on the real clock"
+)]
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 

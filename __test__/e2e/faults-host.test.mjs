@@ -93,9 +93,12 @@ describe('a host that is not fit', { skip: requires() }, () => {
       'tun-name-in-use',
       'vpn-a',
     );
-    await site.client.ip(['tuntap add dev vpn-b mode tun']);
-    await assertConnectFails({ tunName: 'vpn-b' }, 'tun-name-in-use', 'vpn-b');
-    await site.client.ip(['link del vpn-b']);
+    // A persistent TUN that nobody holds could be taken over, but is somebody else's.
+    for (const kind of ['link add vpn-b type veth peer name vpn-c', 'tuntap add dev vpn-b mode tun']) {
+      await site.client.ip([kind]);
+      await assertConnectFails({ tunName: 'vpn-b' }, 'tun-name-in-use', 'vpn-b');
+      await site.client.ip(['link del vpn-b']);
+    }
     await site.connect({ tunName: 'vpn-b' });
   });
 
@@ -135,11 +138,6 @@ describe('a host that is not fit', { skip: requires() }, () => {
     await vpn.start(config);
     assert.equal(await connects(), true);
   });
-
-  const deleteInterface = async (host, address) => {
-    const { ifname } = await interfaceWith(host, address);
-    await host.ip([`link del ${ifname}`]);
-  };
 
   const assertStartFails = async (config, code, ...words) => {
     const agent = await site.agent(site.server);
@@ -258,3 +256,8 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
     await assertFails(load('/run/bad.json'), /^(file-error|invalid-config)$/, '/run/bad.json');
   });
 });
+
+async function deleteInterface(host, address) {
+  const { ifname } = await interfaceWith(host, address);
+  await host.ip([`link del ${ifname}`]);
+}

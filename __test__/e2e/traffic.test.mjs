@@ -21,11 +21,10 @@ const IPV6_PING_OVERHEAD = 48;
 
 describe('traffic through the tunnel', { skip: requires('curl', 'dig', 'iperf3') }, () => {
   const site = useSite();
-  let server;
   let client;
 
   before(async () => {
-    server = await site.serve({ subnet6: TUNNEL.subnet6 });
+    await site.serve({ subnet6: TUNNEL.subnet6 });
     client = await site.connect({ routes: [WEB.network, WEB.network6] });
     await site.serveWeb();
   });

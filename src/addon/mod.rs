@@ -4,6 +4,7 @@
 //! they never hold the event loop (the JavaScript side decides what does), and bounded.
 
 #![expect(unreachable_pub, reason = "the macros export to JavaScript what is public")]
+#![cfg_attr(test, allow(dead_code, reason = "the macros export nothing from a test binary"))]
 
 mod engine;
 mod events;

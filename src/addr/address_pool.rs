@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_without_ipv6_gives_ipv4_alone() {
-        let now = any_time();
+        let now = epoch();
         let mut pool = AddressPool::new("10.8.0.0/30".parse().unwrap(), None);
         let lease = pool.allocate(now).unwrap();
         assert_eq!(lease.addresses(), Addresses { v4: Ipv4Addr::new(10, 8, 0, 2), v6: None });
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn both_or_nothing() {
-        let now = any_time();
+        let now = epoch();
         for (v4, v6, capacity) in [("10.8.0.0/29", "fd00::/64", 5), ("10.8.0.0/24", "fd00::/125", 6)] {
             let mut pool = AddressPool::new(v4.parse().unwrap(), Some(v6.parse().unwrap()));
             assert_eq!((pool.capacity(), pool.free_count()), (capacity, capacity));
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn early_addresses_of_both_families_are_told() {
-        let now = any_time();
+        let now = epoch();
         let mut pool = AddressPool::new("10.8.0.0/30".parse().unwrap(), Some("fd00::/125".parse().unwrap()));
         let first = pool.allocate(now).unwrap().addresses();
         pool.release(first, now);
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn former_addresses_are_given_back_whole_or_not_at_all() {
-        let now = any_time();
+        let now = epoch();
         let mut pool = AddressPool::new("10.8.0.0/29".parse().unwrap(), Some("fd00::/64".parse().unwrap()));
         let wanted = |v4: u8, v6: Option<&str>| Addresses {
             v4: Ipv4Addr::new(10, 8, 0, v4),
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_second_release_is_counted_for_each_family() {
-        let now = any_time();
+        let now = epoch();
         let mut pool = AddressPool::new("10.8.0.0/29".parse().unwrap(), Some("fd00::/64".parse().unwrap()));
         let lease = pool.allocate(now).unwrap().addresses();
         assert!(pool.release(lease, now));
@@ -191,8 +191,9 @@ mod tests {
         assert_eq!((pool.faults(), pool.free_count()), (2, 5));
     }
 
-    #[expect(clippy::disallowed_methods, reason = "there is no other way to some instant to count from")]
-    fn any_time() -> Instant {
+    /// Where simulated time begins.
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
+    fn epoch() -> Instant {
         Instant::now()
     }
 }

@@ -203,14 +203,14 @@ mod tests {
     #[test]
     fn the_first_client_gets_the_address_behind_the_servers() {
         let mut pool = pool4("10.8.0.0/24");
-        assert_eq!(pool.allocate(any_time()), Some(Lease { addr: ip(2), early: false }));
+        assert_eq!(pool.allocate(epoch()), Some(Lease { addr: ip(2), early: false }));
         let mut pool = Pool::<Ipv6Addr>::new("fd00::/64".parse().unwrap());
-        assert_eq!(pool.allocate(any_time()).unwrap().addr, "fd00::2".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(pool.allocate(epoch()).unwrap().addr, "fd00::2".parse::<Ipv6Addr>().unwrap());
     }
 
     #[test]
     fn gives_every_address_once_and_then_none() {
-        let now = any_time();
+        let now = epoch();
         let mut pool = pool4("10.8.0.0/29");
         let given: Vec<_> = std::iter::from_fn(|| pool.allocate(now)).map(|lease| lease.addr).collect();
         assert_eq!(given, [2, 3, 4, 5, 6].map(ip));
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_address_never_used_comes_before_one_that_rested() {
-        let mut now = any_time();
+        let mut now = epoch();
         let mut pool = pool4("10.8.0.0/29");
         let first = pool.allocate(now).unwrap().addr;
         assert!(pool.release(first, now));
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_longest_rested_returns_first() {
-        let mut now = any_time();
+        let mut now = epoch();
         let mut pool = full(now);
         for last in [4, 2, 6] {
             pool.release(ip(last), now);
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn an_address_that_rests_is_taken_early_when_nothing_else_is_free() {
-        let start = any_time();
+        let start = epoch();
         let mut pool = full(start);
         pool.release(ip(3), start);
         pool.release(ip(5), start + Duration::from_secs(1));
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_client_gets_its_former_address_back() {
-        let now = any_time();
+        let now = epoch();
         let mut pool = pool4("10.8.0.0/29");
         assert_eq!(pool.allocate_specific(ip(4), now), Some(Lease { addr: ip(4), early: false }));
         assert_eq!(pool.allocate_specific(ip(4), now), None);
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_second_release_changes_nothing_but_the_count_of_faults() {
-        let now = any_time();
+        let now = epoch();
         let mut pool = full(now);
         assert!(pool.release(ip(2), now));
         assert!(!pool.release(ip(2), now + REST));
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_stands_still_or_goes_back_does_no_harm() {
-        let now = any_time() + REST * 2;
+        let now = epoch() + REST * 2;
         let mut pool = full(now);
         pool.release(ip(2), now);
         assert!(pool.allocate(now - REST).unwrap().early);
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn memory_follows_use_in_the_largest_subnets() {
-        let mut now = any_time();
+        let mut now = epoch();
         let mut pool = Pool::<Ipv6Addr>::new("fd00::/64".parse().unwrap());
         pool.history = 100;
         for _ in 0..10_000 {
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn forgotten_addresses_return_before_remembered_ones() {
-        let mut now = any_time();
+        let mut now = epoch();
         let mut pool = full(now);
         pool.history = 2;
         for last in [5, 4, 3, 2] {
@@ -377,7 +377,7 @@ mod tests {
     proptest! {
         #[test]
         fn does_what_the_model_does(steps in steps()) {
-            let mut now = any_time();
+            let mut now = epoch();
             let (mut pool, mut model) = (pool4("10.8.0.0/28"), Model::default());
             for step in steps {
                 match step {
@@ -399,7 +399,7 @@ mod tests {
         /// still rests passes for rested, and every address can be had.
         #[test]
         fn a_short_memory_breaks_no_promise(steps in steps(), history in 0_usize..4) {
-            let mut now = any_time();
+            let mut now = epoch();
             let (mut pool, mut model) = (pool4("10.8.0.0/28"), Model::default());
             pool.history = history;
             for step in steps {
@@ -436,8 +436,9 @@ mod tests {
         pool
     }
 
-    #[expect(clippy::disallowed_methods, reason = "there is no other way to some instant to count from")]
-    fn any_time() -> Instant {
+    /// Where simulated time begins.
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
+    fn epoch() -> Instant {
         Instant::now()
     }
 }

@@ -71,7 +71,10 @@ async fn run(path: PathBuf, mode: Mode) -> Result<(), VpnError> {
     let stopped = stop_signal()?;
     let outcome = tokio::select! {
         outcome = endpoint.run_config(&config) => outcome,
-        () = stopped => return Ok(endpoint.shutdown().await),
+        () = stopped => {
+            endpoint.shutdown().await;
+            return Ok(());
+        }
     };
     if outcome.is_ok() {
         stop_signal()?.await;

@@ -9,12 +9,12 @@ use super::failure::Failure;
 use super::shared::Shared;
 use crate::codec::close::CloseCode;
 use crate::codec::hello::{Accepted, ClientHello, Features, VERSION};
-use crate::config::{ClientConfig, load_pem};
+use crate::config::ClientConfig;
 use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
 use crate::session::{ClientFailure, ClientParams, KeyLimits, Session, client};
-use crate::transport::{ClientTls, DialOptions, Dialed, Stream, WebSocket, dial};
+use crate::transport::{DialOptions, Dialed, Stream, WebSocket, dial};
 
 /// How long an end that gives up waits for the answer to its Close.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
@@ -36,7 +36,7 @@ pub(super) async fn attempt(
     announce: bool,
 ) -> Result<Established, Failure> {
     let tls = match config.server_url.tls {
-        true => Some(client_tls(config).map_err(Failure::last)?),
+        true => Some(config.client_tls().map_err(Failure::last)?),
         false => None,
     };
     let options =
@@ -89,13 +89,6 @@ async fn handshake(config: &ClientConfig, dialed: Dialed, deadline: Instant) -> 
     sent.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
         .map_err(|error| Failure::before_answer(&error.into()))?;
     Ok(Established { websocket, session: connected.session, hello: connected.hello, remote })
-}
-
-fn client_tls(config: &ClientConfig) -> Result<ClientTls, VpnError> {
-    match &config.tls_ca {
-        Some(source) => Ok(ClientTls::with_ca_pem(&load_pem(source)?)?),
-        None => Ok(ClientTls::system()?),
-    }
 }
 
 fn internal(error: &dyn std::fmt::Display) -> VpnError {

@@ -77,7 +77,8 @@ impl Tunnel {
         let pump = Task::spawn("tun", pump(Arc::clone(&tun), config.mtu, uplink));
         let addresses = Addresses::of(hello);
         let routes = config.routes.clone();
-        let mut tunnel = Self { tun, pump, netlink, changes, queue, online, addresses, routes, ipv6_blocked: false };
+        let mut tunnel =
+            Self { tun, pump, netlink, changes, queue, online, addresses, routes, ipv6_blocked: false };
         let installed = match tunnel.add_addresses() {
             Ok(()) => tunnel.install_routes(remote, shared).await,
             Err(error) => Err(error),
@@ -100,11 +101,10 @@ impl Tunnel {
     ) -> Result<(), VpnError> {
         let addresses = Addresses::of(hello);
         if addresses != self.addresses {
-            for (addr, prefix) in &self.addresses.nets {
-                self.netlink.delete_address(self.tun.index(), *addr, *prefix)?;
-            }
+            let index = self.tun.index();
+            self.netlink.replace_addresses(index, &self.addresses.nets, &addresses.nets)?;
+            self.netlink.set_up(index, addresses.mtu)?;
             self.addresses = addresses;
-            self.add_addresses()?;
         }
         self.install_routes(remote, shared).await
     }
@@ -120,9 +120,8 @@ impl Tunnel {
     /// The routes of the configuration; what is there already stays.
     async fn install_routes(&mut self, remote: IpAddr, shared: &Arc<Shared>) -> Result<(), VpnError> {
         let index = self.tun.index();
-        if self.routes.iter().any(|route| route.contains(&remote)) {
-            self.changes.pin_route(remote).await?;
-        }
+        // Whatever the routes are, also those that keep IPv6 inside.
+        self.changes.pin_route(remote).await?;
         for route in self.routes.clone() {
             if route.addr().is_ipv6() && !self.addresses.has_v6() {
                 shared.events.log(

@@ -15,6 +15,9 @@ const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
 /// Characters of a value that a message repeats.
 const SHOWN: usize = 80;
 
+/// The version that a message about a later one names.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// The names an object may have.
 #[derive(Debug)]
 pub(super) struct Names {
@@ -169,7 +172,7 @@ impl<'a> Object<'a> {
     fn refuse_name(&self, name: &str) -> VpnError {
         let path = self.path_of(name);
         if self.names.later.contains(&name) {
-            let message = format!("{path} is not supported by this version yet; leave it out");
+            let message = format!("{path} is not supported by smartvpn {VERSION} yet; leave it out");
             return VpnError::config(path, message);
         }
         let shown = Given::text(&path);
@@ -248,7 +251,7 @@ mod tests {
         refused(
             object(&json!({ "token": "x" })),
             "token",
-            "token is not supported by this version yet; leave it out",
+            &format!("token is not supported by smartvpn {VERSION} yet; leave it out"),
         );
     }
 

@@ -20,8 +20,8 @@ const SIZE_LIMIT: u64 = 1024 * 1024;
 ///
 /// # Errors
 ///
-/// `file-error` if the file can't be read, is longer than 1 MiB, is not JSON (with line and column),
-/// or holds a private key that others than its owner may read.
+/// `file-error` if the file can't be read, is longer than 1 MiB, or holds a private key that others
+/// than its owner may read; `invalid-config` if it is not JSON, with line and column.
 pub fn load_from_file(path: &Path) -> Result<(Value, PathBuf), VpnError> {
     let failed = |error| file_error("read", path, &error);
     let file = File::open(path).map_err(failed)?;
@@ -35,8 +35,9 @@ pub fn load_from_file(path: &Path) -> Result<(Value, PathBuf), VpnError> {
         return Err(failed(io::Error::other(format!("it is longer than {SIZE_LIMIT} bytes"))));
     }
     let value: Value = serde_json::from_str(&text).map_err(|error| {
-        let message = format!("the configuration file {} is not JSON: {error}", path.display());
-        VpnError::new(ErrorCode::FileError, message)
+        // Its own words could quote what stands there, and so a key.
+        let place = format!("line {}, column {}", error.line(), error.column());
+        VpnError::config("", format!("{} is not valid JSON ({place})", path.display()))
     })?;
     if value.get("privateKey").is_some() {
         check_private(path, &metadata)?;
@@ -45,8 +46,9 @@ pub fn load_from_file(path: &Path) -> Result<(Value, PathBuf), VpnError> {
     Ok((value, folder.unwrap_or_default()))
 }
 
-/// Writes a configuration, readable by its owner only. The file is replaced in one step: whoever
-/// reads it meanwhile, and whoever comes after a crash, finds the old or the new one whole.
+/// Writes a configuration, readable by its owner only. The file, or what a symbolic link points to,
+/// is replaced in one step: whoever reads it meanwhile, and whoever comes after a crash, finds the
+/// old or the new one whole.
 ///
 /// # Errors
 ///
@@ -54,7 +56,8 @@ pub fn load_from_file(path: &Path) -> Result<(Value, PathBuf), VpnError> {
 pub fn save_to_file(path: &Path, config: &Value) -> Result<(), VpnError> {
     let mut text = Zeroizing::new(format!("{config:#}"));
     text.push('\n');
-    replace(path, text.as_bytes()).map_err(|error| file_error("write", path, &error))
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    replace(&target, text.as_bytes()).map_err(|error| file_error("write", path, &error))
 }
 
 /// What others can read is no secret.
@@ -144,6 +147,18 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    fn writing_through_a_symbolic_link_replaces_what_it_points_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real.json"), folder.path().join("link.json"));
+        fs::write(&real, "{}").unwrap();
+        std::os::unix::fs::symlink("real.json", &link).unwrap();
+        save_to_file(&link, &json!({ "mtu": 1400 })).unwrap();
+        assert_eq!(fs::read_to_string(&real).unwrap(), "{\n  \"mtu\": 1400\n}\n");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn a_saved_file_is_its_owners_alone() {
         use std::os::unix::fs::PermissionsExt as _;
 
@@ -184,8 +199,8 @@ mod tests {
         let path = folder.path().join("server.json");
         fs::write(&path, "{\n  \"mtu\": 1420,\n}").unwrap();
         let error = load_from_file(&path).unwrap_err();
-        assert_eq!(error.code, ErrorCode::FileError);
-        assert!(error.message.ends_with("at line 3 column 1"), "{}", error.message);
+        assert_eq!((error.code, error.path.as_deref()), (ErrorCode::InvalidConfig, Some("")));
+        assert!(error.message.ends_with("is not valid JSON (line 3, column 1)"), "{}", error.message);
     }
 
     #[test]

@@ -10,9 +10,10 @@ mod client;
 mod field;
 mod file;
 mod server;
+mod tls;
 mod values;
 
 pub use client::{ClientConfig, Reconnect};
 pub use file::{load_from_file, save_to_file};
 pub use server::{ServerConfig, TlsPem};
-pub use values::{PemSource, StateDir, load_pem};
+pub use values::{PemSource, StateDir};

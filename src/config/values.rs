@@ -77,7 +77,7 @@ impl fmt::Debug for PemSource {
 }
 
 /// The bytes of a PEM field; `file-error` if its file can't be read.
-pub fn load_pem(source: &PemSource) -> Result<Zeroizing<Vec<u8>>, VpnError> {
+pub(super) fn load_pem(source: &PemSource) -> Result<Zeroizing<Vec<u8>>, VpnError> {
     match source {
         PemSource::Text(text) => Ok(Zeroizing::new(text.as_bytes().to_vec())),
         PemSource::File(path) => read_pem(path).map_err(|error| {
@@ -211,9 +211,7 @@ pub(super) fn state_dir(field: &Field<'_>, base_dir: &Path) -> Result<StateDir, 
 pub(super) fn pem(field: &Field<'_>, base_dir: &Path) -> Result<PemSource, VpnError> {
     const MUST: &str = "must be PEM text (-----BEGIN …) or the path of a PEM file";
     match field.value().and_then(Value::as_str) {
-        Some(text) if text.trim_start().starts_with(PEM_START) => {
-            Ok(PemSource::Text(Zeroizing::new(text.to_owned())))
-        }
+        Some(text) if text.starts_with(PEM_START) => Ok(PemSource::Text(Zeroizing::new(text.to_owned()))),
         Some(text) if !text.contains('\n') => path(field, MUST, base_dir).map(PemSource::File),
         _ => Err(field.refuse_unseen(MUST)),
     }

@@ -255,9 +255,14 @@ where
     /// nothing; then the queue wakes this task.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let Self { websocket, session, queue, batch, leaving, traffic, .. } = self;
-        let ready = leaving.is_none() && queue.poll_ready(cx).is_ready();
-        // The batch keeps its buffers, sealed already, until the next one is taken.
-        let count = if ready { queue.drain_into(batch, BATCH_BYTES) } else { 0 };
+        // What the batch held is sealed already; an end that leaves seals no more packets.
+        let count = match leaving {
+            None => match queue.poll_drain(cx, batch, BATCH_BYTES) {
+                Poll::Ready(count) => count,
+                Poll::Pending => 0,
+            },
+            Some(_) => 0,
+        };
         websocket
             .queue_message(|out| {
                 session.poll_transmit(out)?;

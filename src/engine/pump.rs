@@ -2,12 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::tunnel::Tun;
 
 /// Packets taken from the descriptor before they are routed: the locks of a route are taken once
 /// for all of them, and other tasks run in between.
 const BATCH_PACKETS: usize = 64;
+
+/// How often an idle device is asked whether it still is there: its descriptor does not tell.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Finds the sessions of packets.
 pub trait Route: Send + 'static {
@@ -23,9 +27,17 @@ pub async fn pump(tun: Arc<Tun>, mtu: u16, mut route: impl Route) -> io::Error {
     let packet_room = usize::from(mtu).max(MIN_ROOM);
     let mut arena = vec![0; packet_room * BATCH_PACKETS];
     let mut lengths = Vec::with_capacity(BATCH_PACKETS);
+    let mut look = tokio::time::interval(LOOK);
     loop {
-        if let Err(error) = tun.readable().await {
-            return error;
+        tokio::select! {
+            biased;
+            ready = tun.readable() => if let Err(error) = ready {
+                return error;
+            },
+            _ = look.tick() => match tun.is_gone() {
+                true => return io::Error::new(io::ErrorKind::NotFound, "the interface is gone"),
+                false => continue,
+            },
         }
         lengths.clear();
         let outcome = fill(&tun, &mut arena, packet_room, &mut lengths);

@@ -72,6 +72,7 @@ fn drain(pipe: Option<impl Read>) -> Vec<u8> {
     bytes
 }
 
+#[expect(clippy::disallowed_methods, reason = "a child process is waited for in real time")]
 fn wait(child: &mut Child, limit: Duration) -> io::Result<ExitStatus> {
     let deadline = Instant::now() + limit;
     loop {
@@ -117,6 +118,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "real time is what is tested")]
     fn kills_what_takes_too_long() {
         let begun = Instant::now();
         let error = run("sleep", &["60"], b"", Duration::from_millis(50)).unwrap_err();

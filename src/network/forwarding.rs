@@ -123,3 +123,178 @@ impl Plan<'_> {
 fn is_switched(change: &Change, switch: &Switch) -> bool {
     matches!(change, Change::Switched(switched) if switched.switch == *switch)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::network::ledger::Ledger;
+    use crate::network::namespace::{ipv6, isolated, run};
+    use crate::network::netlink::Netlink;
+    use crate::network::sysctl::tests::fake;
+    use crate::tunnel::{Tun, TunConfig};
+
+    fn passage(v4: &[&str], v6: &[&str]) -> Passage {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Passage { v4: owned(v4), v6: owned(v6) }
+    }
+
+    /// The plan, one change a line.
+    fn lines(changes: &[Change]) -> Vec<String> {
+        let line = |change: &Change| match change {
+            Change::Switched(Switched { switch, old, new, .. }) => format!("{switch} {old} > {new}"),
+            Change::Kept(Kept { switch, value }) => format!("{switch} = {value}"),
+            other => panic!("{other:?}"),
+        };
+        changes.iter().map(|change| line(change).replace("/proc/sys/net/", "")).collect()
+    }
+
+    #[test]
+    fn ipv4_is_switched_per_interface() {
+        let (_tree, sysctls) = fake(&[
+            ("ipv4/conf/all/forwarding", "0"),
+            ("ipv4/conf/vpn0/forwarding", "0"),
+            ("ipv4/conf/eth0/forwarding", "0"),
+            ("ipv4/conf/docker0/forwarding", "1"),
+        ]);
+        let plan = plan(&sysctls, &passage(&["vpn0", "eth0", "docker0", "gone0"], &[]), &[]).unwrap();
+        assert_eq!(lines(&plan), ["ipv4/conf/vpn0/forwarding 0 > 1", "ipv4/conf/eth0/forwarding 0 > 1"]);
+    }
+
+    #[test]
+    fn what_another_instance_switched_keeps_its_true_old_value() {
+        let (_tree, sysctls) = fake(&[("ipv4/conf/all/forwarding", "0"), ("ipv4/conf/eth0/forwarding", "0")]);
+        let passage = passage(&["eth0"], &[]);
+        let theirs = plan(&sysctls, &passage, &[]).unwrap();
+        sysctls.write(&Switch::v4("eth0", Key::Forwarding), "1").unwrap();
+        assert_eq!(plan(&sysctls, &passage, &theirs).unwrap(), theirs);
+        assert_eq!(plan(&sysctls, &passage, &[]).unwrap(), [], "an administrator's own is none of ours");
+    }
+
+    #[test]
+    fn ipv6_is_forced_per_interface_where_the_kernel_can() {
+        let (_tree, sysctls) = fake(&[
+            ("ipv6/conf/all/forwarding", "0"),
+            ("ipv6/conf/all/force_forwarding", "0"),
+            ("ipv6/conf/eth0/force_forwarding", "0"),
+            ("ipv6/conf/eth0/accept_ra", "1"),
+            ("ipv6/conf/vpn0/force_forwarding", "0"),
+        ]);
+        let plan = plan(&sysctls, &passage(&[], &["eth0", "vpn0"]), &[]).unwrap();
+        assert_eq!(
+            lines(&plan),
+            ["ipv6/conf/eth0/force_forwarding 0 > 1", "ipv6/conf/vpn0/force_forwarding 0 > 1"]
+        );
+    }
+
+    #[test]
+    fn an_ipv6_router_needs_nothing() {
+        let (_tree, sysctls) = fake(&[
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv6/conf/eth0/forwarding", "0"),
+            ("ipv6/conf/eth0/accept_ra", "1"),
+        ]);
+        assert_eq!(plan(&sysctls, &passage(&[], &["eth0"]), &[]).unwrap(), []);
+    }
+
+    /// A host of an older kernel: `eth0` lives by router advertisements, `eth1` does not care for
+    /// them, `lan0` is a router's.
+    fn older_kernel() -> (tempfile::TempDir, Sysctls) {
+        fake(&[
+            ("ipv6/conf/all/forwarding", "0"),
+            ("ipv6/conf/default/forwarding", "0"),
+            ("ipv6/conf/default/accept_ra", "1"),
+            ("ipv6/conf/lo/forwarding", "0"),
+            ("ipv6/conf/lo/accept_ra", "1"),
+            ("ipv6/conf/eth0/forwarding", "0"),
+            ("ipv6/conf/eth0/accept_ra", "1"),
+            ("ipv6/conf/eth1/forwarding", "0"),
+            ("ipv6/conf/eth1/accept_ra", "0"),
+            ("ipv6/conf/lan0/forwarding", "1"),
+            ("ipv6/conf/lan0/accept_ra", "1"),
+        ])
+    }
+
+    const OLDER: [&str; 3] =
+        ["ipv6/conf/lan0/forwarding = 1", "ipv6/conf/eth0/accept_ra 1 > 2", "ipv6/conf/all/forwarding 0 > 1"];
+
+    #[test]
+    fn older_kernels_keep_their_advertised_routes() {
+        let (_tree, sysctls) = older_kernel();
+        assert_eq!(lines(&plan(&sysctls, &passage(&[], &["vpn0"]), &[]).unwrap()), OLDER);
+    }
+
+    #[test]
+    fn a_second_instance_on_an_older_kernel_joins_the_first() {
+        let (_tree, sysctls) = older_kernel();
+        let passage = passage(&[], &["vpn0"]);
+        let theirs = plan(&sysctls, &passage, &[]).unwrap();
+        // As the kernel does it.
+        for interface in ["all", "default", "lo", "eth0", "eth1"] {
+            sysctls.write(&Switch::v6(interface, Key::Forwarding), "1").unwrap();
+        }
+        sysctls.write(&Switch::v6("eth0", Key::AcceptRa), "2").unwrap();
+        assert_eq!(plan(&sysctls, &passage, &theirs).unwrap(), theirs);
+        assert_eq!(lines(&theirs), OLDER);
+    }
+
+    /// `/proc/sys` as a kernel before 6.17 has it: the real switches, without `force_forwarding`.
+    fn older_view(interfaces: &[&str]) -> (tempfile::TempDir, Sysctls) {
+        let directory = tempfile::tempdir().unwrap();
+        for interface in ["all", "default", "lo"].iter().chain(interfaces) {
+            for (family, key) in [("ipv4", "forwarding"), ("ipv6", "forwarding"), ("ipv6", "accept_ra")] {
+                let path = format!("net/{family}/conf/{interface}/{key}");
+                let link = directory.path().join(&path);
+                fs::create_dir_all(link.parent().unwrap()).unwrap();
+                symlink(Path::new("/proc/sys").join(path), link).unwrap();
+            }
+        }
+        let sysctls = Sysctls::at(directory.path());
+        (directory, sysctls)
+    }
+
+    /// A router's advertisement of itself, for half an hour.
+    fn advertisement() -> Vec<u8> {
+        let body = [&[134, 0, 0, 0, 64, 0][..], &1800_u16.to_be_bytes(), &[0; 8]].concat();
+        ipv6("fe80::1".parse().unwrap(), "ff02::1".parse().unwrap(), 58, 255, body, 2)
+    }
+
+    fn advertised_route() -> bool {
+        run("ip", "-6 route show default").contains("via fe80::1 dev wan0 proto ra")
+    }
+
+    #[test]
+    fn a_real_kernel_keeps_its_advertised_route_and_gets_its_switches_back() {
+        isolated(
+            "network::forwarding::tests::a_real_kernel_keeps_its_advertised_route_and_gets_its_switches_back",
+            || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let _entered = runtime.enter();
+                let wan = Tun::create(&TunConfig { name: Some("wan0".to_owned()), mtu: 1500 }).unwrap();
+                Netlink::open().unwrap().set_up(wan.index(), 1500).unwrap();
+                run("ip", "link add lan0 type veth peer name far0");
+                run("sysctl", "-qw net.ipv6.conf.lan0.forwarding=1");
+                wan.write(&advertisement()).unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+                assert!(advertised_route(), "{}", run("ip", "-6 route"));
+
+                let (_view, sysctls) = older_view(&["wan0", "lan0", "far0"]);
+                let values = || run("sysctl", "-a -r net.ipv6.conf.*.(forwarding|accept_ra)$");
+                let before = values();
+                let mut ledger = Ledger::begin(None, "vpn0", sysctls.clone()).unwrap();
+                let plan = plan(&sysctls, &passage(&[], &["wan0"]), &[]).unwrap();
+                let turn = ledger.turn().unwrap();
+                ledger.switch_all(&turn, plan).unwrap();
+                assert!(advertised_route(), "{}", run("ip", "-6 route"));
+                assert!(values().contains("net.ipv6.conf.wan0.forwarding = 1"), "{}", values());
+                ledger.undo();
+                assert_eq!(values(), before);
+                assert!(advertised_route(), "{}", run("ip", "-6 route"));
+            },
+        );
+    }
+}

@@ -20,6 +20,11 @@ mod state;
 mod steps;
 mod sysctl;
 
+#[cfg(test)]
+#[path = "../../tests/support/namespace.rs"]
+#[allow(dead_code, reason = "shared with the integration tests")]
+mod namespace;
+
 pub use changes::HostChanges;
 pub use conntrack::delete_conntrack;
 pub use error::NetworkError;

@@ -84,6 +84,7 @@ impl StateDir {
     }
 
     /// Waits for the right to change the host.
+    #[expect(clippy::disallowed_methods, reason = "another process is waited for in real time")]
     pub(super) fn guard(&self, limit: Duration) -> Result<Guard, NetworkError> {
         let path = self.path.join("lock");
         let deadline = Instant::now() + limit;
@@ -228,4 +229,91 @@ fn open_private(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(30);
+
+    #[test]
+    fn the_directory_is_made_for_its_owner_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a/state");
+        let directory = StateDir::open(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o700);
+        directory.write("vpn0", &[]).unwrap();
+        let _guard = directory.guard(SHORT).unwrap();
+        let _claim = directory.claim("vpn0").unwrap();
+        for entry in fs::read_dir(&path).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().mode() & 0o777, 0o600, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for mode in [0o770, 0o707] {
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let error = StateDir::open(directory.path()).unwrap_err();
+            assert!(error.to_string().contains("mode 0700"), "{error}");
+        }
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        StateDir::open(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = StateDir::open(&file.path().join("state")).unwrap_err();
+        assert_eq!(error.code(), crate::error::ErrorCode::FileError);
+        assert!(error.to_string().contains(file.path().to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn only_one_changes_the_host_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two) =
+            (StateDir::open(directory.path()).unwrap(), StateDir::open(directory.path()).unwrap());
+        let guard = one.guard(SHORT).unwrap();
+        two.guard(SHORT).unwrap_err();
+        drop(guard);
+        two.guard(SHORT).unwrap();
+    }
+
+    #[test]
+    fn journals_are_told_apart_by_their_locks() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let names =
+            |journals: Vec<Journal>| journals.into_iter().map(|found| found.instance).collect::<Vec<_>>();
+        let claim = state.claim("vpn0").unwrap();
+        for instance in ["vpn0", "a@b"] {
+            state.write(instance, &[]).unwrap();
+        }
+        assert_eq!(
+            (names(state.living("")), names(state.stale())),
+            (vec!["vpn0".into()], vec!["a@b".into()])
+        );
+        assert_eq!(names(state.living("vpn0")), Vec::<String>::new());
+        drop(claim);
+        assert_eq!(names(state.living("")), Vec::<String>::new());
+        assert_eq!(names(state.stale()).len(), 2);
+    }
+
+    #[test]
+    fn a_planted_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = tempfile::NamedTempFile::new().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        for name in ["lock".to_owned(), format!("vpn0@{}.tmp", state.namespace)] {
+            std::os::unix::fs::symlink(target.path(), directory.path().join(name)).unwrap();
+        }
+        state.guard(SHORT).unwrap_err();
+        state.write("vpn0", &[]).unwrap_err();
+    }
 }

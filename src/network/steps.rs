@@ -32,8 +32,16 @@ impl Ledger {
     pub(super) fn pin_route(&mut self, server: IpAddr) -> Result<(), NetworkError> {
         let netlink = Netlink::open()?;
         let turn = self.turn()?;
-        if self.has(&Change::Route(Route::to_itself(server))) || is_always_direct(server) {
+        if is_always_direct(server) {
             return Ok(());
+        }
+        let any = Change::Route(Route::to_itself(server));
+        if let Some(Change::Route(pinned)) = self.find(&any) {
+            if netlink.kernel_routes()?.iter().any(|route| route.is_set_by(pinned)) {
+                return Ok(());
+            }
+            // The kernel dropped it with the link or the address that it needed.
+            self.forget(&any);
         }
         let Some(way) = self.way_past_tunnel(&netlink, server)? else { return Ok(()) };
         let route = Route::to_host(server, &way);
@@ -74,8 +82,13 @@ impl Ledger {
     pub(super) fn switch_all(&mut self, turn: &Turn, plan: Vec<Change>) -> Result<(), NetworkError> {
         let sysctls = self.sysctls.clone();
         for change in plan {
+            // What another instance has switched, or will keep, is as it should be.
+            let is_theirs = turn.theirs.contains(&change);
             self.apply(turn, change.clone(), || {
                 let Change::Switched(switched) = &change else { return Ok(Made::Now) };
+                if is_theirs {
+                    return Ok(Made::Already);
+                }
                 sysctls.write(&switched.switch, &switched.new).map(|()| Made::Now).map_err(|source| {
                     let what = format!(
                         "{} cannot be set to {}, which forwarding needs (in a container: --sysctl, or \
@@ -94,9 +107,6 @@ impl Ledger {
         let turn = self.turn()?;
         let name = nat::table_name(&self.instance);
         let change = Change::Table(Table { name: name.clone() });
-        if self.has(&change) {
-            return nat::install(&name, masquerade);
-        }
         self.apply(&turn, change, || nat::install(&name, masquerade).map(|()| Made::Now))
     }
 
@@ -166,7 +176,7 @@ fn add_route(
             let existing = routes.iter().find(|existing| {
                 !existing.is_local() && existing.destination == destination && existing.metric == route.metric
             });
-            let suffices = existing.is_some_and(|existing| existing.is_as(route) || suffices(existing));
+            let suffices = existing.is_some_and(|existing| existing.is_set_by(route) || suffices(existing));
             if suffices { Ok(Made::Already) } else { Err(NetworkError::RouteTaken { destination }) }
         }
         Err(source) => Err(NetworkError::permission_or(

@@ -3,4 +3,4 @@
 mod buffers;
 pub mod queue;
 
-pub use queue::{Batch, PacketQueue, Producer, PushError, Ready};
+pub use queue::{Batch, PacketQueue, Producer, PushError};

@@ -7,9 +7,9 @@
 //! buffers out and gives them back, emptied, when it next comes for more.
 //!
 //! ```text
-//! producer() ─ push ─ push ─ drop: wakes ──▶ [queue] ──▶ drain_into(batch): seal, write ─┐
+//! producer() ─ push ─ push ─ drop: wakes ──▶ [queue] ──▶ poll_drain(batch): seal, write ─┐
 //!      ▲                                                                                 │
-//!      └──────────────────────── free buffers ◀── the next drain_into gives them back ◀──┘
+//!      └──────────────────────── free buffers ◀── the next poll_drain gives them back ◀──┘
 //! ```
 
 use std::collections::VecDeque;
@@ -91,15 +91,6 @@ impl PushError {
     }
 }
 
-/// What a consumer waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ready {
-    /// Packets wait.
-    Packets,
-    /// None do, and none will.
-    Closed,
-}
-
 impl PacketQueue {
     /// An empty queue; it allocates nothing until the first packet.
     pub fn new() -> Self {
@@ -117,21 +108,18 @@ impl PacketQueue {
     ///
     /// There is one consumer, with one batch: buffers it has not given back count against the bound.
     pub fn drain_into(&self, batch: &mut Batch, max_bytes: usize) -> usize {
-        let mut inner = self.lock();
-        inner.take_back(batch);
-        inner.fill(batch, max_bytes);
-        batch.len()
+        self.lock().drain_into(batch, max_bytes)
     }
 
-    /// Ready when packets wait or the queue is closed and empty; else `cx` is woken when either
-    /// becomes true. Only the consumer may wait, in one place at a time.
-    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Ready> {
+    /// As [`drain_into`](Self::drain_into), but where no packet waits `cx` is woken when one comes or
+    /// the queue is closed. Ready with 0 when it is closed and empty.
+    ///
+    /// Only the consumer may wait, in one place at a time.
+    pub fn poll_drain(&self, cx: &mut Context<'_>, batch: &mut Batch, max_bytes: usize) -> Poll<usize> {
         let mut inner = self.lock();
-        if !inner.packets.is_empty() {
-            return Poll::Ready(Ready::Packets);
-        }
-        if inner.closed {
-            return Poll::Ready(Ready::Closed);
+        let count = inner.drain_into(batch, max_bytes);
+        if count > 0 || inner.closed {
+            return Poll::Ready(count);
         }
         match &mut inner.waker {
             Some(waker) => waker.clone_from(cx.waker()),
@@ -228,6 +216,12 @@ impl Inner {
             self.free.shrink_to(room);
             Some(Vec::with_capacity(capacity))
         })
+    }
+
+    fn drain_into(&mut self, batch: &mut Batch, max_bytes: usize) -> usize {
+        self.take_back(batch);
+        self.fill(batch, max_bytes);
+        batch.len()
     }
 
     fn take_back(&mut self, batch: &mut Batch) {
@@ -499,19 +493,35 @@ mod tests {
         let queue = PacketQueue::new();
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&wakes));
-        let mut cx = Context::from_waker(&waker);
+        let (mut cx, mut batch) = (Context::from_waker(&waker), Batch::default());
+        let mut poll = || queue.poll_drain(&mut cx, &mut batch, usize::MAX);
 
         push_all(&queue, &[&[1], &[2]]);
         assert_eq!(wakes.count(), 0, "nobody waits");
-        assert_eq!(queue.poll_ready(&mut cx), Poll::Ready(Ready::Packets));
-        queue.drain_into(&mut Batch::default(), usize::MAX);
-        assert_eq!(queue.poll_ready(&mut cx), Poll::Pending);
-        assert_eq!(queue.poll_ready(&mut cx), Poll::Pending);
+        assert_eq!(poll(), Poll::Ready(2));
+        assert_eq!(poll(), Poll::Pending);
+        assert_eq!(poll(), Poll::Pending);
         drop(queue.producer());
         assert_eq!(wakes.count(), 0, "nothing was pushed");
         push_all(&queue, &[&[1], &[2]]);
         push_all(&queue, &[&[3]]);
         assert_eq!(wakes.count(), 1);
+        assert_eq!(poll(), Poll::Ready(3));
+    }
+
+    #[test]
+    fn a_consumer_that_waits_has_no_buffers() {
+        let queue = PacketQueue::new();
+        let (mut cx, mut batch) = (Context::from_waker(Waker::noop()), Batch::default());
+        push_all(&queue, &[&[1; 1420], &[2; 1420]]);
+        assert_eq!(queue.poll_drain(&mut cx, &mut batch, usize::MAX), Poll::Ready(2));
+        queue.trim();
+        queue.trim();
+        assert_eq!(queue.held_bytes(), 4096, "the consumer has them");
+        assert_eq!(queue.poll_drain(&mut cx, &mut batch, usize::MAX), Poll::Pending);
+        queue.trim();
+        queue.trim();
+        assert_eq!((queue.held_bytes(), batch.packets.len()), (0, 0));
     }
 
     #[test]
@@ -519,19 +529,18 @@ mod tests {
         let queue = PacketQueue::new();
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&wakes));
-        let mut cx = Context::from_waker(&waker);
-        assert_eq!(queue.poll_ready(&mut cx), Poll::Pending);
+        let (mut cx, mut batch) = (Context::from_waker(&waker), Batch::default());
+        assert_eq!(queue.poll_drain(&mut cx, &mut batch, usize::MAX), Poll::Pending);
         queue.close();
         queue.close();
         assert_eq!(wakes.count(), 1);
-        assert_eq!(queue.poll_ready(&mut cx), Poll::Ready(Ready::Closed));
+        assert_eq!(queue.poll_drain(&mut cx, &mut batch, usize::MAX), Poll::Ready(0));
 
         let queue = PacketQueue::new();
         push_all(&queue, &[&[7]]);
         queue.close();
-        assert_eq!(queue.poll_ready(&mut cx), Poll::Ready(Ready::Packets));
-        assert_eq!(queue.drain_into(&mut Batch::default(), usize::MAX), 1);
-        assert_eq!(queue.poll_ready(&mut cx), Poll::Ready(Ready::Closed));
+        assert_eq!(queue.poll_drain(&mut cx, &mut batch, usize::MAX), Poll::Ready(1));
+        assert_eq!(queue.poll_drain(&mut cx, &mut batch, usize::MAX), Poll::Ready(0));
     }
 
     #[test]
@@ -558,11 +567,10 @@ mod tests {
             let mut cx = Context::from_waker(&waker);
             let (mut batch, mut expected) = (Batch::default(), 0_u32);
             loop {
-                match queue.poll_ready(&mut cx) {
+                match queue.poll_drain(&mut cx, &mut batch, 100) {
                     Poll::Pending => thread::park(),
-                    Poll::Ready(Ready::Closed) => break,
-                    Poll::Ready(Ready::Packets) => {
-                        queue.drain_into(&mut batch, 100);
+                    Poll::Ready(0) => break,
+                    Poll::Ready(_) => {
                         for packet in batch.iter() {
                             assert_eq!(packet, expected.to_be_bytes());
                             expected += 1;

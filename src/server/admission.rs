@@ -35,6 +35,9 @@ impl Admission {
 
     /// Reserves addresses for a connection from `source`, until it is confirmed or ends.
     fn reserve(&mut self, now: Instant, source: IpAddr) -> Result<AddressLease, RejectCode> {
+        if self.pool.free_count() == 0 {
+            return Err(RejectCode::PoolExhausted);
+        }
         if self.confirmed + self.reserved_total >= self.max_clients {
             return Err(RejectCode::ServerFull);
         }
@@ -105,11 +108,12 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::{Admission, RESERVED_PER_SOURCE};
     use crate::addr::{AddressPool, Subnet};
     use crate::codec::hello::RejectCode;
+    use crate::engine::clock;
     use crate::session::ReplayCache;
 
     fn admission(net: &str, max_clients: u64) -> Admission {
@@ -123,20 +127,20 @@ mod tests {
 
     #[test]
     fn one_source_is_promised_eight_addresses_at_most() {
-        let (mut admission, now) = (admission("10.8.0.0/16", u64::MAX), Instant::now());
+        let (mut admission, now) = (admission("10.8.0.0/16", u64::MAX), clock::now());
         for _ in 0..RESERVED_PER_SOURCE {
-            admission.reserve(now, source(1)).unwrap();
+            let _lease = admission.reserve(now, source(1)).unwrap();
         }
         assert_eq!(admission.reserve(now, source(1)), Err(RejectCode::ServerFull));
-        admission.reserve(now, source(2)).unwrap();
+        let _lease = admission.reserve(now, source(2)).unwrap();
         admission.end_reservation(source(1));
-        admission.reserve(now, source(1)).unwrap();
+        let _lease = admission.reserve(now, source(1)).unwrap();
     }
 
     #[test]
     fn promises_to_all_sources_leave_most_of_the_pool() {
         // 253 addresses for clients: as promises are made, the free rest and its quarter shrink.
-        let (mut admission, now) = (admission("10.8.0.0/24", u64::MAX), Instant::now());
+        let (mut admission, now) = (admission("10.8.0.0/24", u64::MAX), clock::now());
         let promised = (1..=100).map(|number| admission.reserve(now, source(number)));
         let promised = promised.take_while(Result::is_ok).count();
         assert!((45..=64).contains(&promised), "{promised} promised of 253");
@@ -144,20 +148,20 @@ mod tests {
 
     #[test]
     fn a_small_pool_is_promised_whole_and_then_exhausted() {
-        let (mut admission, now) = (admission("10.8.0.0/29", u64::MAX), Instant::now());
+        let (mut admission, now) = (admission("10.8.0.0/29", u64::MAX), clock::now());
         for number in 1..=5 {
-            admission.reserve(now, source(number)).unwrap();
+            let _lease = admission.reserve(now, source(number)).unwrap();
         }
         assert_eq!(admission.reserve(now, source(6)), Err(RejectCode::PoolExhausted));
     }
 
     #[test]
     fn max_clients_counts_promises_and_sessions() {
-        let (mut admission, now) = (admission("10.8.0.0/24", 2), Instant::now());
-        admission.reserve(now, source(1)).unwrap();
+        let (mut admission, now) = (admission("10.8.0.0/24", 2), clock::now());
+        let _lease = admission.reserve(now, source(1)).unwrap();
         admission.end_reservation(source(1));
         admission.confirmed += 1;
-        admission.reserve(now, source(2)).unwrap();
+        let _lease = admission.reserve(now, source(2)).unwrap();
         assert_eq!(admission.reserve(now, source(3)), Err(RejectCode::ServerFull));
     }
 }

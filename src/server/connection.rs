@@ -239,7 +239,7 @@ impl Up {
     async fn carry(self, hub: &Arc<Hub>, websocket: Socket) {
         let Self { session, peer, port, orders, reservation } = self;
         let (queue, traffic) = (Arc::clone(&peer.queue), Arc::clone(&peer.traffic));
-        let registered = Registered { hub, peer: &peer, reason: DisconnectReason::ConnectionLost };
+        let mut registered = Registered { hub, peer: &peer, reason: DisconnectReason::ConnectionLost };
         if hub.is_closing() {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
         }
@@ -247,7 +247,8 @@ impl Up {
         let end = link.run().await;
         tracing::debug!(client = peer.id, ?end, "session ends");
         // Nothing is routed to it any more, while the goodbyes are said.
-        drop(Registered { reason: reason(&end), ..registered });
+        registered.reason = reason(&end);
+        drop(registered);
         link.into_websocket().close(end.close_code(), "", GOODBYE).await;
         drop(reservation);
     }

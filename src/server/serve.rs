@@ -15,13 +15,13 @@ use super::connection::{self, HANDSHAKE_TIMEOUT};
 use super::hub::Hub;
 use super::port::Downlink;
 use crate::addr::AddressPool;
-use crate::config::{ServerConfig, load_pem};
+use crate::config::ServerConfig;
 use crate::engine::{Task, pump};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::{HostChanges, Netlink};
 use crate::report::{ConnectionState, LogLevel, Status, timestamp};
 use crate::session::replay::ReplayCache;
-use crate::transport::{Listener, ServerTls};
+use crate::transport::Listener;
 use crate::tunnel::{Tun, TunConfig};
 
 /// Connections that may be between TCP and a confirmed session. Each holds a few KiB; a flood of
@@ -43,10 +43,7 @@ pub(super) struct Serving {
 impl Serving {
     /// Sets everything up and begins to serve; on failure the host is as before.
     pub(super) async fn start(config: ServerConfig, shared: &Arc<Shared>) -> Result<Self, VpnError> {
-        let tls = match &config.tls {
-            Some(tls) => Some(ServerTls::from_pem(&load_pem(&tls.cert)?, &load_pem(&tls.key)?)?),
-            None => None,
-        };
+        let tls = config.server_tls()?;
         let netlink = Netlink::open()?;
         netlink.check_subnet(config.subnet.net().into(), None)?;
         if let Some(subnet) = config.subnet6 {

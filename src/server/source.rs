@@ -13,8 +13,9 @@ pub(super) fn client_address(peer: SocketAddr, forwarded_for: &[IpAddr], trusted
     if !is_trusted(peer) {
         return peer;
     }
-    let hops = forwarded_for.iter().rev().map(IpAddr::to_canonical);
-    hops.clone().find(|&hop| !is_trusted(hop)).or_else(|| hops.last()).unwrap_or(peer)
+    let mut hops = forwarded_for.iter().map(IpAddr::to_canonical);
+    let first = hops.clone().next();
+    hops.rfind(|&hop| !is_trusted(hop)).or(first).unwrap_or(peer)
 }
 
 #[cfg(test)]

@@ -728,6 +728,39 @@ mod tests {
     }
 
     #[test]
+    fn a_late_answer_saves_the_peer() {
+        let mut bench = Bench::known();
+        for _ in 0..4 {
+            bench.lose();
+        }
+        assert_eq!(bench.machine.health.timeouts, 2);
+        let late = bench.machine.late[3];
+        bench.machine.heard(bench.now);
+        assert!(bench.machine.acknowledged(bench.now, late.stamp).is_some());
+        for _ in 0..2 {
+            assert_ne!(bench.lose(), Some(Due::PeerDead));
+        }
+        assert_eq!(bench.lose(), Some(Due::PeerDead));
+    }
+
+    #[test]
+    fn an_answer_settles_all_older_questions() {
+        // In time.
+        let mut bench = Bench::known();
+        bench.lose();
+        let older = bench.machine.late[0].stamp;
+        bench.answer(ms(20));
+        assert_eq!(bench.machine.acknowledged(bench.now, older), None);
+        // Late.
+        let mut bench = Bench::known();
+        bench.lose();
+        bench.lose();
+        let [older, newer] = [0, 1].map(|n| bench.machine.late[n].stamp);
+        assert!(bench.machine.acknowledged(bench.now, newer).is_some());
+        assert_eq!(bench.machine.acknowledged(bench.now, older), None);
+    }
+
+    #[test]
     fn unasked_answers_are_not_counted_as_checks() {
         let mut bench = Bench::known();
         bench.step();

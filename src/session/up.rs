@@ -213,7 +213,9 @@ impl Session {
         if let Some(fault) = self.early_fault.take() {
             return Err(fault);
         }
-        Ok(self.control.seal(&mut self.sealer, out)?)
+        let any = self.control.seal(&mut self.sealer, out)?;
+        self.check_key_use();
+        Ok(any)
     }
 
     /// The next thing that the caller must know of.

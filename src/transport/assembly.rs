@@ -20,7 +20,8 @@ use super::frame::{self, CONTROL_MAX, ControlFrame, HEADER_MAX, Header, Kind, Ro
 /// What an idle connection keeps to read into: enough for a few packets or any handshake message's start.
 pub(super) const IDLE_BUFFER: usize = 4 * 1024;
 
-/// Up to where a buffer grows for speed alone: beyond it fewer system calls no longer show.
+/// Up to where a buffer grows for speed alone: beyond it fewer system calls no longer show. A peer whose
+/// messages are still limited to a hello gets no more than two of those.
 const BUSY_BUFFER: usize = 64 * 1024;
 
 /// How many frames one message may come in (PROTOCOL §1).
@@ -269,8 +270,10 @@ impl Assembly {
     /// frame goes that has been announced and keeps coming.
     fn grow(&mut self, need: usize) {
         let doubled = self.data.len() * 2;
-        let target = doubled.min(BUSY_BUFFER.max(self.end + need)).max(IDLE_BUFFER);
+        let busy = BUSY_BUFFER.min(2 * self.limit);
+        let target = doubled.min(busy.max(self.end + need)).max(IDLE_BUFFER);
         if target > self.data.len() {
+            self.data.reserve_exact(target - self.data.len());
             self.data.resize(target, 0);
         }
     }
@@ -457,6 +460,14 @@ mod tests {
         assert!(assembly.memory() <= 2 * IDLE_BUFFER, "{}", assembly.memory());
         let last = feed(&mut assembly, &frame(role, Kind::Continuation, true, b"end"), || 1);
         assert_eq!(last.messages[0].len(), 1003);
+    }
+
+    #[test]
+    fn a_peer_without_a_session_gets_a_small_buffer() {
+        let mut assembly = assembly(Role::Server);
+        let stream = frame(Role::Server, Kind::Ping, true, &[1; 125]).repeat(10_000);
+        assert_eq!(feed(&mut assembly, &stream, || usize::MAX).controls.len(), 10_000);
+        assert!(assembly.memory() <= 2 * 8_197, "{}", assembly.memory());
     }
 
     #[test]

@@ -23,6 +23,10 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// resolver that works takes a tenth of this; one behind a dead tunnel takes all there is.
 const FALLBACK_DELAY: Duration = Duration::from_secs(2);
 
+/// How much longer the resolver is waited for when those addresses have failed as well. Waiting out the
+/// caller's deadline would leave a restarted server unnoticed for that long.
+const LOOKUP_GRACE: Duration = Duration::from_secs(3);
+
 type Lookup<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
 
 /// Why there is no further connection.
@@ -92,6 +96,8 @@ impl<'a> Connector<'a> {
                 return Err(self.failed());
             }
             let fallback_is_held = self.lookup.is_some() && !self.fallback.is_empty();
+            let only_lookup_is_left =
+                self.failure.is_some() && self.queue.is_empty() && self.attempts.is_empty();
             tokio::select! {
                 result = resolved(&mut self.lookup) => self.take_lookup(result),
                 Some((remote, result)) = self.attempts.next() => match result {
@@ -100,6 +106,7 @@ impl<'a> Connector<'a> {
                 },
                 () = sleep_until(self.next_at), if !self.queue.is_empty() => {}
                 () = sleep_until(self.fallback_at), if fallback_is_held => self.take_fallback(),
+                () = sleep_until(self.fallback_at + LOOKUP_GRACE), if only_lookup_is_left => self.lookup = None,
             }
         }
     }
@@ -301,6 +308,15 @@ mod tests {
         assert!(connector.is_resolving());
         assert_eq!(connector.next().await.unwrap().1, good);
         assert_eq!(start.elapsed(), FALLBACK_DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_resolver_does_not_hide_what_known_addresses_say() {
+        let start = Instant::now();
+        let refused = closed("127.0.0.1").await;
+        let mut connector = Connector::new(pending(), vec![refused], CongestionControl::System);
+        assert!(matches!(connector.next().await, Err(ConnectError::Attempt(..))));
+        assert_eq!(start.elapsed(), FALLBACK_DELAY + LOOKUP_GRACE);
     }
 
     #[tokio::test]

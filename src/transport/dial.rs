@@ -292,6 +292,8 @@ fn shown(value: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy;
+
     use super::*;
 
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -376,5 +378,18 @@ mod tests {
         assert!(!not_http(&plain, b"SSH-2.0").contains("wss://"));
         assert!(begins_answer(b"HTT") && begins_answer(b"HTTP/1.1 200"));
         assert!(!begins_answer(b"SSH-2.0") && !begins_answer(b"HTTP/2"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_head_makes_it_panic(
+            pieces in proptest::collection::vec(
+                proptest::prop_oneof![proptest::sample::select(vec!["HTTP/1.1 101 ", "HTTP/1.1 302 ", "Location: ", "Upgrade: websocket\r\n", "Connection: upgrade\r\n", "Sec-WebSocket-Accept: ", ",", "\r\n"]).prop_map(str::to_owned), ".*"],
+                0..12,
+            ),
+        ) {
+            let text = format!("{}\r\n\r\n", pieces.concat());
+            let _ = judge(text.as_bytes(), ACCEPT);
+        }
     }
 }

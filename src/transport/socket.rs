@@ -1,10 +1,12 @@
 //! TCP options that both ends set.
 
+#[cfg(unix)]
+use std::os::fd::AsFd;
+#[cfg(windows)]
+use std::os::windows::io::AsSocket as AsFd;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-#[cfg(unix)]
-use std::os::fd::AsFd;
 
 /// How much of what was written may wait unsent in the kernel, in bytes, before the socket stops being
 /// writable. What waits there has lost its priority, so less means lower latency; below the longest
@@ -33,7 +35,6 @@ pub enum CongestionControl {
 
 /// Sets what every connection of ours needs. Options are means, not ends: one that the kernel refuses is
 /// noted and left as it was.
-#[cfg(unix)]
 pub(super) fn configure(socket: &impl AsFd, congestion: CongestionControl) {
     let socket = SockRef::from(socket);
     let note = |option: &str, result: std::io::Result<()>| {

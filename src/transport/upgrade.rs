@@ -241,6 +241,8 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy;
+
     use super::*;
 
     const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
@@ -402,5 +404,18 @@ mod tests {
             assert_eq!(derive_accept_key(key.as_bytes()), row["out"]["accept"].as_str().unwrap());
         }
         assert_eq!(seen, 1);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_head_makes_it_panic(
+            pieces in proptest::collection::vec(
+                proptest::prop_oneof![proptest::sample::select(vec!["GET ", "/healthz", "http://", "?", " HTTP/1.1\r\n", "Upgrade: websocket\r\n", "Connection: upgrade\r\n", "Sec-WebSocket-Key: ", "X-Forwarded-For: ", ",", "[::", "\r\n"]).prop_map(str::to_owned), ".*"],
+                0..12,
+            ),
+        ) {
+            let text = format!("{}\r\n\r\n", pieces.concat());
+            let _ = decide(text.as_bytes(), &UpgradeOptions::default());
+        }
     }
 }

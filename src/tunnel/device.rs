@@ -1,5 +1,6 @@
 //! The device itself, over `tun-rs`.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsFd;
 use std::task::{Context, Poll};
@@ -82,7 +83,14 @@ impl Tun {
         if written == packet.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
+    /// True once the interface has been deleted. Its descriptor does not wake readers then.
+    pub fn is_gone(&self) -> bool {
+        socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+            .is_ok_and(|socket| netdevice::index_to_name(&socket, self.index) == Err(Errno::NODEV))
+    }
+
     fn create_named(name: &str, mtu: u16) -> Result<Self, TunError> {
+        look_for_driver()?;
         if exists(name) {
             return Err(TunError::NameInUse { name: name.to_owned() });
         }
@@ -112,6 +120,17 @@ impl Tun {
     }
 }
 
+/// Opens the driver once, to tell its absence from a missing capability, and because `tun-rs` would
+/// make a missing device node, which nobody would remove.
+fn look_for_driver() -> Result<(), TunError> {
+    let opened = OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    opened.map(drop).map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::ACCESS) => TunError::PermissionDenied(error),
+        // Among them EPERM, which a container's device list gives.
+        _ => TunError::Unavailable(error),
+    })
+}
+
 /// Whether the namespace has an interface of this name. The kernel would hand out a persistent TUN
 /// that lies idle, addresses and all; that one belongs to somebody else.
 fn exists(name: &str) -> bool {
@@ -121,14 +140,13 @@ fn exists(name: &str) -> bool {
         .is_ok()
 }
 
-/// What a failed `TUNSETIFF`, or the opening before it, means.
+/// What a failed `TUNSETIFF` means.
 fn refusal(name: &str, error: io::Error) -> TunError {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         // EBUSY: somebody else holds the TUN of this name. EINVAL: the name is of another kind.
         Some(Errno::BUSY | Errno::EXIST) => TunError::NameInUse { name: name.to_owned() },
         Some(Errno::INVAL) if exists(name) => TunError::NameInUse { name: name.to_owned() },
-        Some(Errno::PERM | Errno::ACCESS) => TunError::PermissionDenied(error),
-        Some(Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::NOTDIR) => TunError::Unavailable(error),
+        Some(Errno::PERM) => TunError::PermissionDenied(error),
         _ => TunError::Failed(error),
     }
 }

@@ -1,5 +1,6 @@
 //! The kernel's interfaces, addresses and routes.
 
+mod address;
 mod attribute;
 mod route;
 mod socket;
@@ -9,9 +10,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkHeader, LinkMessage,
 };
@@ -26,8 +26,6 @@ pub(super) use socket::KernelSocket;
 
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
@@ -87,52 +85,6 @@ impl Netlink {
         Ok(Self { socket: Mutex::new(socket) })
     }
 
-    /// Gives an interface an address; the kernel adds the route to its network.
-    ///
-    /// An IPv6 address can be used at once: in a tunnel nobody else can have it.
-    pub fn add_address(&self, ifindex: u32, address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
-        let mut message = AddressMessage::default();
-        message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        message.header.prefix_len = prefix;
-        message.header.index = ifindex;
-        message.attributes.push(AddressAttribute::Local(address));
-        message.attributes.push(AddressAttribute::Address(address));
-        if address.is_ipv6() {
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        }
-        self.order(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &emit(&message)).map_err(|source| {
-            let what = if source.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) {
-                format!(
-                    "the tunnel address {address}/{prefix} was refused because IPv6 is switched off: \
-                     set the sysctl net.ipv6.conf.default.disable_ipv6 to 0"
-                )
-            } else {
-                format!("giving the tunnel its address {address}/{prefix} failed")
-            };
-            NetworkError::permission_or(what, source, |what, source| NetworkError::Interface { what, source })
-        })
-    }
-
-    /// Takes an address from an interface; one that is gone already is no failure. With its last
-    /// address an interface loses its IPv4 routes.
-    pub fn delete_address(&self, ifindex: u32, address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
-        let mut message = AddressMessage::default();
-        message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        message.header.prefix_len = prefix;
-        message.header.index = ifindex;
-        message.attributes.push(AddressAttribute::Local(address));
-        match self.order(RTM_DELADDR, 0, &emit(&message)) {
-            Err(source) if !is_one_of(&source, &[Errno::ADDRNOTAVAIL]) => {
-                let what = format!("taking the address {address}/{prefix} from the tunnel failed");
-                Err(NetworkError::permission_or(what, source, |what, source| NetworkError::Interface {
-                    what,
-                    source,
-                }))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Sets an interface's MTU, in bytes of IP packet, and switches it on, without an IPv6 address
     /// of the kernel's own making.
     pub fn set_up(&self, ifindex: u32, mtu: u16) -> Result<(), NetworkError> {
@@ -166,7 +118,7 @@ impl Netlink {
         let links = self.links()?;
         let networks = self
             .socket()
-            .dump(RTM_GETADDR, &emit(&AddressMessage::default()), parse_address)
+            .dump(RTM_GETADDR, &emit(&AddressMessage::default()), address::parse)
             .map_err(failed("reading the host's addresses"))?;
         let named = |(index, net)| {
             let link = links.iter().find(|link| link.index == index)?;
@@ -312,17 +264,6 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         mtu: u32::from_ne_bytes(*mtu),
         loopback: header.flags.contains(LinkFlags::Loopback),
     })
-}
-
-fn parse_address(body: &[u8]) -> Option<(u32, IpNet)> {
-    let message = AddressMessage::parse(body).ok()?;
-    // On a point-to-point link it is the peer's address that the prefix belongs to.
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    })?;
-    let net = IpNet::new(address, message.header.prefix_len).ok()?;
-    Some((message.header.index, net.trunc()))
 }
 
 fn link_message(ifindex: u32) -> LinkMessage {

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use netlink_packet_core::{Emitable, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-    RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHopFlags,
+    RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +160,7 @@ pub(in crate::network) struct KernelRoute {
     /// Every interface of a multipath route but the first.
     pub(in crate::network) further: Vec<u32>,
     pub(in crate::network) source: Option<IpAddr>,
+    /// Whether a gateway is on the link although no address of the host says so.
     pub(in crate::network) onlink: bool,
     pub(in crate::network) mtu: Option<u32>,
     /// Whether packets can leave by it now.
@@ -207,13 +208,16 @@ impl KernelRoute {
         self.kind == RouteType::Unicast && self.table != LOCAL
     }
 
-    /// Whether it was set by us, some time, as `route` says.
-    pub(in crate::network) fn is_as(&self, route: &Route) -> bool {
+    /// Whether it is what the kernel made of `route`.
+    pub(in crate::network) fn is_set_by(&self, route: &Route) -> bool {
         let kind = match route.kind {
             Kind::Unicast => RouteType::Unicast,
             Kind::Unreachable => RouteType::Unreachable,
         };
         self.protocol == PROTOCOL
+            && self.table == MAIN
+            && self.destination == route.net()
+            && self.metric == route.metric
             && self.kind == kind
             && self.gateway == route.gateway
             // The kernel files an unreachable IPv6 route under the loopback interface.
@@ -252,6 +256,7 @@ impl KernelRoute {
                 });
             }
             RouteAttribute::MultiPath(hops) => {
+                self.onlink |= hops.iter().any(|hop| hop.flags.contains(RouteNextHopFlags::Onlink));
                 let mut hops = hops.iter();
                 if let Some(first) = hops.next() {
                     self.ifindex = Some(first.interface_index);

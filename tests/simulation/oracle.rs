@@ -1,0 +1,120 @@
+//! PROTOCOL §2's tables once more, written independently of the crate, and what they demand of a
+//! receiver that gets any bytes at all.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+
+use crate::hostile::plain_disconnect;
+
+pub(crate) const HEADER: usize = 5;
+
+/// The states of PROTOCOL §2's second table that this build has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Listening,
+    /// Message 1 was taken, message 2 is not sent yet.
+    Answering,
+    Awaiting,
+    Unconfirmed,
+    Up,
+    /// Disconnect seen or sent, or the connection has ended.
+    Closed,
+}
+
+impl Stage {
+    pub(crate) const fn allows(self, kind: u8) -> bool {
+        match self {
+            Self::Listening => kind == 0x01,
+            Self::Awaiting => matches!(kind, 0x02 | 0x3f),
+            Self::Answering | Self::Unconfirmed => kind == 0x20,
+            Self::Up => matches!(kind, 0x10 | 0x20 | 0x21 | 0x3f),
+            Self::Closed => true,
+        }
+    }
+
+    /// The first table's last column.
+    pub(crate) const fn lengths(self, kind: u8) -> RangeInclusive<usize> {
+        match kind {
+            0x01..=0x03 | 0x31 | 0x32 => 49..=8_192,
+            0x10 => 40..=65_575,
+            0x11 => 45..=131_072,
+            0x20 | 0x21 => 48..=48,
+            0x30 => 50..=8_192,
+            0x3f if matches!(self, Self::Awaiting) => 2..=1_024,
+            0x3f => 42..=1_064,
+            0x40 | 0x41 => 89..=8_192,
+            _ => 0..=0,
+        }
+    }
+
+    const fn after(self, kind: u8) -> Self {
+        match (self, kind) {
+            (Self::Listening, _) => Self::Answering,
+            (Self::Up, 0x3f) => Self::Closed,
+            (Self::Awaiting | Self::Unconfirmed | Self::Up, _) => Self::Up,
+            (stage, _) => stage,
+        }
+    }
+}
+
+/// What a receiver must make of a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Frames that stand.
+    pub(crate) accepted: usize,
+    /// How it must close the connection, if it must.
+    pub(crate) close: Option<u16>,
+    /// A plain Disconnect was taken.
+    pub(crate) plain_disconnect: bool,
+}
+
+/// Judges `message` in `stage`, where `genuine` are the sender's frames that are still to come.
+pub(crate) fn judge(mut stage: Stage, genuine: &VecDeque<Vec<u8>>, message: &[u8]) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut rest = message;
+    while stage != Stage::Closed {
+        let Some(length) = frame_length(stage, rest) else {
+            verdict.close = Some(1002);
+            break;
+        };
+        let (frame, behind) = rest.split_at(length);
+        if genuine.get(verdict.accepted).is_some_and(|genuine| genuine == frame) && stage != Stage::Answering
+        {
+            verdict.accepted += 1;
+            stage = stage.after(frame[0]);
+        } else if stage == Stage::Awaiting && frame[0] == 0x3f {
+            verdict.plain_disconnect = frame == plain_disconnect();
+            verdict.close = (!verdict.plain_disconnect).then_some(1002);
+            break;
+        } else {
+            verdict.close = Some(1008);
+            break;
+        }
+        if behind.is_empty() {
+            break;
+        }
+        rest = behind;
+    }
+    verdict
+}
+
+/// The length of the whole first frame, if its header is good and its payload is there.
+fn frame_length(stage: Stage, message: &[u8]) -> Option<usize> {
+    let (header, payload) = message.split_at_checked(HEADER)?;
+    let announced = usize::try_from(u32::from_be_bytes(header[1..].try_into().ok()?)).ok()?;
+    let good = stage.allows(header[0]) && stage.lengths(header[0]).contains(&announced);
+    (good && announced <= payload.len()).then_some(HEADER + announced)
+}
+
+/// The frames of a genuine message.
+pub(crate) fn frames(message: &[u8]) -> Vec<&[u8]> {
+    let mut frames = Vec::new();
+    let mut rest = message;
+    while !rest.is_empty() {
+        let announced = u32::from_be_bytes(rest[1..HEADER].try_into().unwrap()) as usize;
+        let (frame, behind) = rest.split_at(HEADER + announced);
+        frames.push(frame);
+        rest = behind;
+    }
+    frames
+}

@@ -1,0 +1,169 @@
+//! Ends made by hand from Noise and seals: they can send what the crate's own ends never would.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use smartvpn::codec::frame::{FrameType, header};
+use smartvpn::codec::hello::{ClientHello, ServerHello};
+use smartvpn::crypto::keys::Keypair;
+use smartvpn::crypto::noise::{self, Initiated, Pattern};
+use smartvpn::crypto::seal::{Opener, Sealer};
+use smartvpn::crypto::traffic::{Handshake, TrafficKeys};
+use smartvpn::session::{
+    ClientFailure, ClientParams, Connected, KeyLimits, Listening, Opened, ReplayCache, Session, SessionError,
+    Unconfirmed, client,
+};
+
+use crate::ends::accepted;
+use crate::oracle::{HEADER, frames};
+use crate::world::{HANDSHAKE_TIMEOUT, epoch};
+
+/// A place for handshakes: the server's key, its memory, and a clock.
+pub(crate) struct Bench {
+    pub(crate) now: Instant,
+    pub(crate) rng: StdRng,
+    pub(crate) keypair: Arc<Keypair>,
+    pub(crate) replay: ReplayCache,
+}
+
+/// The seals of one end.
+pub(crate) struct Raw {
+    pub(crate) sealer: Sealer,
+    pub(crate) opener: Opener,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let mut rng = StdRng::seed_from_u64(2_026);
+        let keypair = Arc::new(Keypair::generate(&mut rng));
+        Self { now: epoch(), rng, keypair, replay: ReplayCache::new(HANDSHAKE_TIMEOUT) }
+    }
+
+    pub(crate) fn params(&self) -> ClientParams {
+        ClientParams {
+            server_key: self.keypair.public,
+            hello: ClientHello::default(),
+            keepalive_interval: None,
+            key_limits: KeyLimits::default(),
+        }
+    }
+
+    pub(crate) fn listening(&self) -> Listening {
+        Listening::new(Arc::clone(&self.keypair))
+    }
+
+    /// The server's answer to a message 1.
+    pub(crate) fn open(&mut self, mut message: Vec<u8>) -> Result<Opened, SessionError> {
+        self.listening().handle_message(self.now, &mut self.rng, &mut self.replay, &mut message)
+    }
+
+    /// The same, for one that asks to be let in and is.
+    pub(crate) fn answer(&mut self, message: Vec<u8>) -> (Unconfirmed, Vec<u8>) {
+        let Ok(Opened::Request(request)) = self.open(message) else { panic!("no request") };
+        request.accept(&accepted(), &mut self.rng).unwrap()
+    }
+
+    /// A client made by hand, whose hello may be anything.
+    pub(crate) fn raw_hello(&mut self, hello: &[u8]) -> (Initiated, Vec<u8>) {
+        let kind = FrameType::HandshakeInit;
+        let key = self.keypair.public;
+        let (initiated, message) = noise::initiate(Pattern::Nk, kind, &key, hello, &mut self.rng).unwrap();
+        (initiated, frame(kind, &message))
+    }
+
+    /// A server that awaits the confirmation, and its client made by hand.
+    pub(crate) fn unconfirmed(&mut self) -> (Unconfirmed, Raw) {
+        let (initiated, frame1) = self.raw_hello(b"{\"version\":1}");
+        let (unconfirmed, frame2) = self.answer(frame1);
+        let (hello, handshake) = initiated.finish(&frame2[HEADER..]).unwrap();
+        assert_eq!(hello, ServerHello::Accepted(Box::new(accepted())).encode());
+        (unconfirmed, Raw::client(&handshake))
+    }
+
+    /// A server's session, and its client made by hand.
+    pub(crate) fn server(&mut self) -> (Session, Raw) {
+        let (unconfirmed, mut raw) = self.unconfirmed();
+        let mut message = raw.seal(FrameType::Keepalive, &[0; 8]);
+        let mut session = unconfirmed
+            .handle_message(self.now, &mut self.rng, &mut message, |_| panic!("no packet"))
+            .unwrap();
+        let mut ack = Vec::new();
+        assert!(session.poll_transmit(&mut ack).unwrap());
+        assert_eq!(raw.open(&ack), [(FrameType::KeepaliveAck as u8, vec![0; 8])]);
+        (session, raw)
+    }
+
+    /// What a client makes of a server made by hand, which answers with this hello and lets `then`
+    /// write what follows in the same message.
+    pub(crate) fn connect(
+        &mut self,
+        params: ClientParams,
+        hello: &[u8],
+        then: impl FnOnce(&mut Raw) -> Vec<u8>,
+    ) -> (Result<Connected, ClientFailure>, Raw) {
+        let (awaiting, frame1) = client::start(params, &mut self.rng).unwrap();
+        let kind = FrameType::HandshakeInit;
+        let (responding, _) = noise::respond(Pattern::Nk, kind, &self.keypair, &frame1[HEADER..]).unwrap();
+        let (message2, handshake) = responding.finish(hello, &mut self.rng).unwrap();
+        let mut raw = Raw::server(&handshake);
+        let mut message = frame(FrameType::HandshakeResp, &message2);
+        message.extend(then(&mut raw));
+        (awaiting.handle_message(self.now, &mut self.rng, &mut message), raw)
+    }
+
+    /// A client's session, unconfirmed as yet, and its server made by hand.
+    pub(crate) fn client(&mut self, params: ClientParams) -> (Session, Raw) {
+        let hello = ServerHello::Accepted(Box::new(accepted())).encode();
+        let (connected, raw) = self.connect(params, &hello, |_| Vec::new());
+        (connected.unwrap().session, raw)
+    }
+}
+
+impl Raw {
+    fn client(handshake: &Handshake) -> Self {
+        let keys = TrafficKeys::derive(handshake, &[]);
+        Self {
+            sealer: Sealer::new(&keys.client_to_server, [1; 16]),
+            opener: Opener::new(&keys.server_to_client),
+        }
+    }
+
+    fn server(handshake: &Handshake) -> Self {
+        let keys = TrafficKeys::derive(handshake, &[]);
+        Self {
+            sealer: Sealer::new(&keys.server_to_client, [2; 16]),
+            opener: Opener::new(&keys.client_to_server),
+        }
+    }
+
+    pub(crate) fn seal(&mut self, kind: FrameType, plaintext: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        self.sealer.seal(kind, plaintext, &mut frame).unwrap();
+        frame
+    }
+
+    /// The frames of a message: type and plaintext.
+    pub(crate) fn open(&mut self, message: &[u8]) -> Vec<(u8, Vec<u8>)> {
+        let mut opened = Vec::new();
+        for frame in frames(message) {
+            let (header, payload) = frame.split_first_chunk::<HEADER>().unwrap();
+            let mut payload = payload.to_vec();
+            opened.push((frame[0], self.opener.open(header, &mut payload).unwrap().to_vec()));
+        }
+        opened
+    }
+
+    /// Everything that waits in the session.
+    pub(crate) fn take(&mut self, session: &mut Session) -> Vec<(u8, Vec<u8>)> {
+        let mut message = Vec::new();
+        let any = session.poll_transmit(&mut message).unwrap();
+        assert_eq!(any, !message.is_empty());
+        self.open(&message)
+    }
+}
+
+pub(crate) fn frame(kind: FrameType, payload: &[u8]) -> Vec<u8> {
+    [&header(kind, payload.len()), payload].concat()
+}
