@@ -178,16 +178,16 @@ async function fetchPage(program) {
 async function move(program, client, counter, transfer, progress) {
   const before = (await client.getStatistics())[counter];
   const begun = performance.now();
-  let moving = true;
-  const moved = program.run(transfer, WEB.address, FILE_BYTES).finally(() => (moving = false));
-  const watched = (async () => {
-    while (moving) {
+  const done = new AbortController();
+  const watch = async () => {
+    while (!done.signal.aborted) {
       const count = (await client.getStatistics())[counter] - before;
       progress(count / FILE_BYTES, rate(count, performance.now() - begun));
       await sleep(100);
     }
-  })();
-  const [result] = await Promise.all([moved, watched]);
+  };
+  const moved = program.run(transfer, WEB.address, FILE_BYTES).finally(() => done.abort());
+  const [result] = await Promise.all([moved, watch()]);
   assert.equal(result.bytes, FILE_BYTES, 'the file must arrive whole');
   assert.equal(result.sha256, result.expected, 'the file must arrive as it was sent');
   return result;

@@ -37,6 +37,7 @@ const context = {
 
 process.on('message', async ({ id, source, args }) => {
   try {
+    // oxlint-disable-next-line no-eval -- to run what its own parent sends is what it is for
     const task = (0, eval)(`(${source})`);
     send({ id, value: plain(await task(context, ...args)) });
   } catch (error) {

@@ -224,7 +224,7 @@ export class RemoteVpn extends EventEmitter {
       } catch (error) {
         if (error.name !== 'AbortError') throw error;
         const came = this.events.map((event) => event.name).join(', ') || 'none';
-        throw new Error(`No such event \`${name}\` within ${timeoutMs} ms; came: ${came}`);
+        throw new Error(`No such event \`${name}\` within ${timeoutMs} ms; came: ${came}`, { cause: error });
       }
     }
   }
@@ -257,6 +257,6 @@ async function within(promise, timeoutMs, complaint) {
 /** An error as it was thrown over there, its class apart. */
 function revive(value) {
   if (!value?.isError) return value;
-  const { message, isError, cause, ...members } = value;
+  const { isError: _, message, cause, ...members } = value;
   return Object.assign(new Error(message, cause && { cause: revive(cause) }), members);
 }

@@ -81,7 +81,7 @@ function json(text) {
 }
 
 function lines(text) {
-  return text.split('\n').filter(Boolean).sort();
+  return text.split('\n').filter(Boolean).toSorted();
 }
 
 function address({ ifname, mtu, flags, addr_info }) {

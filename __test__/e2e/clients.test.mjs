@@ -36,7 +36,7 @@ describe('clients of one server', { skip: requires() }, () => {
       server.vpn
         .seen('client-connected')
         .map(({ name }) => name)
-        .sort(),
+        .toSorted(),
       ['client-1', 'client-2'],
     );
     assert.equal((await server.vpn.getStatistics()).activeClients, 2);

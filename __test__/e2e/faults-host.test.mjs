@@ -93,9 +93,12 @@ describe('a host that is not fit', { skip: requires() }, () => {
       'tun-name-in-use',
       'vpn-a',
     );
-    await site.client.ip(['link add vpn-b type veth peer name vpn-c']);
-    await assertConnectFails({ tunName: 'vpn-b' }, 'tun-name-in-use', 'vpn-b');
-    await site.client.ip(['link del vpn-b']);
+    // A persistent TUN that nobody holds could be taken over, but is somebody else's.
+    for (const kind of ['link add vpn-b type veth peer name vpn-c', 'tuntap add dev vpn-b mode tun']) {
+      await site.client.ip([kind]);
+      await assertConnectFails({ tunName: 'vpn-b' }, 'tun-name-in-use', 'vpn-b');
+      await site.client.ip(['link del vpn-b']);
+    }
     await site.connect({ tunName: 'vpn-b' });
   });
 
@@ -115,15 +118,25 @@ describe('a host that is not fit', { skip: requires() }, () => {
     await site.client.ip([`route del ${WEB.network}`]);
   });
 
-  it('has its interface deleted under the tunnel', async () => {
+  it('has its interface deleted under the client', async () => {
     await site.serve();
-    const { vpn, assignedIp, config } = await site.connect({ reconnect: false });
-    const { ifname } = await interfaceWith(site.client, assignedIp);
-    await site.client.ip([`link del ${ifname}`]);
+    const { vpn, assignedIp, config } = await site.connect({ routes: ['0.0.0.0/0'] });
+    await deleteInterface(site.client, assignedIp);
     const status = await vpn.event('status', ({ state }) => state === 'error');
     assert.equal(status.lastErrorCode, 'tun-unavailable');
+    await site.assertAsFound(site.client);
     await vpn.connect(config);
     assert.equal(await reaches(site.client, TUNNEL.server), true);
+  });
+
+  it('has its interface deleted under the server', async () => {
+    const { vpn, config } = await site.serve();
+    await deleteInterface(site.server, TUNNEL.server);
+    const status = await vpn.event('status', ({ state }) => state === 'error');
+    assert.equal(status.lastErrorCode, 'tun-unavailable');
+    await site.assertAsFound(site.server);
+    await vpn.start(config);
+    assert.equal(await connects(), true);
   });
 
   const assertStartFails = async (config, code, ...words) => {
@@ -208,7 +221,7 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
     ['subnet6', 'fd08::/126', '/125'],
     ['tlsCert', undefined, 'tlsKey'],
     ['tlsKey', '/does/not/exist'],
-    ['defaultRateLimitBytesPerSec', 999, '1'],
+    ['defaultRateLimitBytesPerSec', 999],
     ['maxClients', 0],
     ['path', 'no-slash'],
     ['trustedProxies[0]', ['nonsense']],
@@ -243,3 +256,8 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
     await assertFails(load('/run/bad.json'), /^(file-error|invalid-config)$/, '/run/bad.json');
   });
 });
+
+async function deleteInterface(host, address) {
+  const { ifname } = await interfaceWith(host, address);
+  await host.ip([`link del ${ifname}`]);
+}

@@ -16,10 +16,7 @@ describe('a busy JavaScript thread', { skip: requires() }, () => {
   it('delays no packet', async () => {
     const server = await site.serve();
     const client = await site.connect();
-    const block = () => {
-      for (const end = Date.now() + 3_000; Date.now() < end;);
-    };
-    const blocked = [server, client].map(({ agent }) => agent.run(block));
+    const blocked = [server, client].map(({ agent }) => agent.run(blockForThreeSeconds));
     const { received, maxMs, output } = await ping(site.client, WEB.address, {
       count: 140,
       intervalSecs: 0.02,
@@ -125,9 +122,9 @@ describe('signals belong to the program', { skip: requires() }, () => {
   it('a program’s own handler runs, and the tunnel goes on', async () => {
     await site.serve();
     const { agent } = await site.connect(FULL_TUNNEL);
-    await agent.run(() => void process.on('SIGTERM', () => console.log('mine')));
+    await agent.run(() => void process.on('SIGTERM', () => process.stdout.write('mine')));
     process.kill(agent.pid, 'SIGTERM');
-    await eventually(() => assert.equal(agent.stdout, 'mine\n'));
+    await eventually(() => assert.equal(agent.stdout, 'mine'));
     await sleep(200);
     assert.equal(agent.running, true);
     assert.equal(await reaches(site.client, WEB.address), true);
@@ -143,14 +140,13 @@ describe('signals belong to the program', { skip: requires() }, () => {
 
   it('listeners exist only while something is set on the host', async () => {
     await site.serve();
-    const listeners = () => ['SIGINT', 'SIGTERM', 'SIGHUP'].map((signal) => process.listenerCount(signal));
     const agent = await site.agent(site.client);
     const vpn = await agent.startedClient();
-    assert.deepEqual(await agent.run(listeners), [0, 0, 0]);
+    assert.deepEqual(await agent.run(countSignalListeners), [0, 0, 0]);
     await vpn.connect(clientConfig());
-    assert.deepEqual(await agent.run(listeners), [1, 1, 1]);
+    assert.deepEqual(await agent.run(countSignalListeners), [1, 1, 1]);
     await vpn.disconnect();
-    assert.deepEqual(await agent.run(listeners), [0, 0, 0]);
+    assert.deepEqual(await agent.run(countSignalListeners), [0, 0, 0]);
   });
 });
 
@@ -339,4 +335,14 @@ async function silence(site) {
     const { createServer } = await load('node:net');
     await new Promise((resolve) => createServer(() => {}).listen(8443, address, resolve));
   }, SERVER.address);
+}
+
+/** Runs in an agent. */
+function blockForThreeSeconds() {
+  for (const end = Date.now() + 3_000; Date.now() < end;);
+}
+
+/** Runs in an agent. */
+function countSignalListeners() {
+  return ['SIGINT', 'SIGTERM', 'SIGHUP'].map((signal) => process.listenerCount(signal));
 }

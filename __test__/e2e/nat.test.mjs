@@ -124,10 +124,6 @@ describe('other people’s firewalls', { skip: requires() }, () => {
     await site.connect();
     assert.equal(await reaches(site.client, WEB.address), true);
     const during = await site.server.snapshot();
-    const theirs = ({ firewall }) =>
-      firewall.filter((item) =>
-        ['nat', 'filter'].includes(Object.values(item)[0].table ?? Object.values(item)[0].name),
-      );
     assert.deepEqual(theirs(during), theirs(before));
     await vpn.stopServer();
     assert.deepEqual(differences(before, await site.server.snapshot()), []);
@@ -140,3 +136,11 @@ describe('other people’s firewalls', { skip: requires() }, () => {
     await site.server.sh('nft delete table ip nat; nft delete table inet filter');
   });
 });
+
+/** The rules in the tables that the test has made in others' names. */
+function theirs({ firewall }) {
+  return firewall.filter((item) => {
+    const [{ table, name }] = Object.values(item);
+    return ['nat', 'filter'].includes(table ?? name);
+  });
+}

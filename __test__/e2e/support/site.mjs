@@ -33,8 +33,11 @@ export function requires(...tools) {
 /** A static key pair of a server, in the API's form. */
 export function keypair() {
   const { x, d } = generateKeyPairSync('x25519').privateKey.export({ format: 'jwk' });
-  const base64 = (text) => Buffer.from(text, 'base64url').toString('base64');
-  return { publicKey: base64(x), privateKey: base64(d) };
+  return { publicKey: toBase64(x), privateKey: toBase64(d) };
+}
+
+function toBase64(base64url) {
+  return Buffer.from(base64url, 'base64url').toString('base64');
 }
 
 /**
@@ -164,7 +167,7 @@ class Fixture {
 
 /** Clients first, so that they take leave; each must end by itself, without a crash. */
 async function closeAll(agents) {
-  for (const agent of agents.reverse()) {
+  for (const agent of agents.toReversed()) {
     const ranUntilNow = agent.running;
     const { code, signal } = await agent.close();
     if (ranUntilNow) assert.deepEqual({ code, signal }, { code: 0, signal: null }, agent.stderr);
