@@ -8,6 +8,10 @@ import { assertFails } from './support/assert.mjs';
 import { LONG, requires, TUNNEL, useSite, WEB } from './support/site.mjs';
 import { eventually, interfaceWith, ping, reaches } from './support/traffic.mjs';
 
+/** How often a client connects in a row; with the addresses that rest, 2,000 is more than the subnet holds. */
+const ROUNDS = LONG ? 2_000 : 200;
+const ROUNDS_AT_ONCE = 100;
+
 describe('clients of one server', { skip: requires() }, () => {
   const site = useSite({ clients: 2 });
 
@@ -155,32 +159,18 @@ describe('clients of one server', { skip: requires() }, () => {
     assert.equal(agent.running, true);
   });
 
-  it('connect 200 times in a row and leave nothing open', async () => {
-    const rounds = LONG ? 2_000 : 200;
+  it(`connect ${ROUNDS} times in a row and leave nothing open`, async () => {
     const server = await site.serve();
     const client = await site.connect();
     await client.vpn.disconnect();
     const before = [openFiles(server.agent), openFiles(client.agent)];
 
-    const failures = await client.agent.run(
-      async ({ vpns }, config, count) => {
-        const [vpn] = vpns.values();
-        const errors = [];
-        for (let round = 0; round < count; round++) {
-          await vpn
-            .connect(config)
-            .catch((error) => errors.push(`${round}: ${error.code}: ${error.message}`));
-          await vpn.disconnect();
-        }
-        return errors;
-      },
-      client.config,
-      rounds,
-    );
-    assert.deepEqual(failures, []);
+    for (let round = 0; round < ROUNDS; round += ROUNDS_AT_ONCE) {
+      assert.deepEqual(await client.agent.run(connectAgainAndAgain, client.config, ROUNDS_AT_ONCE), []);
+    }
 
     await eventually(async () => assert.deepEqual(await server.vpn.listClients(), []));
-    assert.equal((await server.vpn.getStatistics()).totalConnections, rounds + 1);
+    assert.equal((await server.vpn.getStatistics()).totalConnections, ROUNDS + 1);
     await eventually(() => assert.deepEqual([openFiles(server.agent), openFiles(client.agent)], before));
     await client.vpn.connect(client.config);
     assert.equal(await reaches(site.client, WEB.address), true);
@@ -195,4 +185,15 @@ function dropped({ drops = {} }, reason) {
 /** The number of files the process has open. */
 function openFiles({ pid }) {
   return readdirSync(`/proc/${pid}/fd`).length;
+}
+
+/** Runs in an agent that holds one client; returns what failed. */
+async function connectAgainAndAgain({ vpns }, config, rounds) {
+  const [vpn] = vpns.values();
+  const failures = [];
+  for (let round = 0; round < rounds; round++) {
+    await vpn.connect(config).catch((error) => failures.push(`${round}: ${error.code}: ${error.message}`));
+    await vpn.disconnect();
+  }
+  return failures;
 }
