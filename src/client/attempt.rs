@@ -27,9 +27,10 @@ pub(super) struct Established {
     pub(super) remote: SocketAddr,
 }
 
-/// Tries once. `known` are addresses of earlier attempts, for when the name no longer resolves.
+/// Tries once. `tls` is there if the server's URL asks for it. `known` are addresses of earlier attempts, for when the name no longer resolves.
 pub(super) async fn attempt(
     config: &ClientConfig,
+    tls: Option<&ClientTls>,
     known: &[IpAddr],
     deadline: Instant,
     shared: &Shared,
