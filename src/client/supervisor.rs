@@ -199,7 +199,7 @@ struct Run {
 impl Run {
     async fn run(&mut self, inbox: &mut Inbox) -> Outcome {
         loop {
-            let failure = match self.connection(inbox).await {
+            let failure = match Box::pin(self.connection(inbox)).await {
                 Ok(interrupt) => return Outcome::Interrupted(interrupt),
                 Err(failure) => failure,
             };
