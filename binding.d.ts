@@ -13,9 +13,10 @@ export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-was
 export declare class NativeEngine {
   /**
    * An idle engine of mode `client` or `server`. `onAnswer(id, success, body)` and
-   * `onEvent(name, data)` get JSON text; neither holds the event loop.
+   * `onEvent(name, data, lost)` get JSON text; neither holds the event loop. `lost` counts events
+   * that found no room since the last one.
    */
-  constructor(mode: string, onAnswer: (arg0: number, arg1: boolean, arg2: string) => void, onEvent: (arg0: string, arg1: string) => void)
+  constructor(mode: string, onAnswer: (arg0: number, arg1: boolean, arg2: string) => void, onEvent: (arg0: string, arg1: string, arg2: number) => void)
   /** Calls a method of the management protocol; `params` is JSON text. Answered exactly once. */
   request(id: number, method: string, params: string): void
   /**

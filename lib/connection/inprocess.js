@@ -39,7 +39,10 @@ class InProcessConnection {
       this.#engine = new NativeEngine(
         mode,
         (id, success, body) => this.#onAnswer(id, success, JSON.parse(body)),
-        (name, data) => this.#onEvent(name, JSON.parse(data)),
+        (name, data, lost) => {
+          this.#onEvent(name, JSON.parse(data));
+          if (lost > 0) this.#onEvent('lost', { count: lost });
+        },
       );
     } catch (error) {
       throw fromException(error, 'The engine could not be started');

@@ -27,12 +27,13 @@ pub struct NativeEngine {
 #[napi]
 impl NativeEngine {
     /// An idle engine of mode `client` or `server`. `onAnswer(id, success, body)` and
-    /// `onEvent(name, data)` get JSON text; neither holds the event loop.
+    /// `onEvent(name, data, lost)` get JSON text; neither holds the event loop. `lost` counts events
+    /// that found no room since the last one.
     #[napi(constructor, catch_unwind)]
     pub fn new(
         mode: String,
         on_answer: Function<'_, FnArgs<(u32, bool, String)>, ()>,
-        on_event: Function<'_, FnArgs<(String, String)>, ()>,
+        on_event: Function<'_, FnArgs<(String, String, u32)>, ()>,
     ) -> napi::Result<Self> {
         let mode = mode.parse().map_err(|error| invalid(&error))?;
         let answers = Arc::new(JsAnswers::new(&on_answer)?);

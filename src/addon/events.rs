@@ -1,52 +1,51 @@
 //! Events and answers on their way to the JavaScript thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use napi::Status;
 use napi::bindgen_prelude::{FnArgs, Function};
-use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
-use serde_json::json;
+use napi::threadsafe_function::{ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode};
 
 use crate::report::{Event, EventSink};
 
-/// Events that may wait for a busy JavaScript thread; more are counted and told as `lost`. At a
-/// few hundred bytes each this holds well under a MiB.
+/// Events that may wait for a busy JavaScript thread; more are counted, and the count goes with the
+/// next one that is taken. At a few hundred bytes each this holds well under a MiB.
 const EVENTS: usize = 256;
 
 /// Answers that may wait. Requests beyond it are refused, so that no answer is ever lost.
 pub(super) const ANSWERS: usize = 1024;
 
-type EventArgs = FnArgs<(String, String)>;
+type EventArgs = FnArgs<(String, String, u32)>;
 type AnswerArgs = FnArgs<(u32, bool, String)>;
 
 /// The JavaScript function for events, which never holds the event loop.
 pub(super) struct JsEvents {
-    callback: ThreadsafeFunction<EventArgs, (), EventArgs, Status, false, true, EVENTS>,
-    lost: AtomicUsize,
+    callback: ThreadsafeFunction<(String, String), (), EventArgs, Status, false, true, EVENTS>,
+    /// Events that found no room since the JavaScript thread last took one.
+    lost: Arc<AtomicU32>,
 }
 
 impl JsEvents {
     pub(super) fn new(function: &Function<'_, EventArgs, ()>) -> napi::Result<Self> {
-        let builder = function.build_threadsafe_function::<EventArgs>();
-        let callback =
-            builder.weak::<true>().max_queue_size::<EVENTS>().build_callback(|context| Ok(context.value))?;
-        Ok(Self { callback, lost: AtomicUsize::new(0) })
-    }
-
-    fn send(&self, name: &str, data: String) -> bool {
-        let args = FnArgs::from((name.to_owned(), data));
-        self.callback.call(args, ThreadsafeFunctionCallMode::NonBlocking) == Status::Ok
+        let lost = Arc::new(AtomicU32::new(0));
+        let told = Arc::clone(&lost);
+        let builder = function.build_threadsafe_function::<(String, String)>();
+        let callback = builder.weak::<true>().max_queue_size::<EVENTS>().build_callback(
+            move |context: ThreadsafeCallContext<(String, String)>| {
+                let (name, data) = context.value;
+                Ok(FnArgs::from((name, data, told.swap(0, Ordering::Relaxed))))
+            },
+        )?;
+        Ok(Self { callback, lost })
     }
 }
 
 impl EventSink for JsEvents {
     fn emit(&self, event: Event) {
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 && !self.send("lost", json!({ "count": lost }).to_string()) {
-            self.lost.fetch_add(lost, Ordering::Relaxed);
-        }
-        if !self.send(event.name(), event.data().to_string()) {
+        let args = (event.name().to_owned(), event.data().to_string());
+        if self.callback.call(args, ThreadsafeFunctionCallMode::NonBlocking) != Status::Ok {
+            // The queue was full, so that one more event will be taken and tell of this one.
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -14,7 +14,7 @@ use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
 use crate::session::{ClientFailure, ClientParams, KeyLimits, Session, client};
-use crate::transport::{DialOptions, Dialed, Stream, WebSocket, dial};
+use crate::transport::{ClientTls, DialOptions, Dialed, Stream, WebSocket, dial};
 
 /// How long an end that gives up waits for the answer to its Close.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
@@ -27,20 +27,22 @@ pub(super) struct Established {
     pub(super) remote: SocketAddr,
 }
 
-/// Tries once. `known` are addresses of earlier attempts, for when the name no longer resolves.
+/// Tries once. `tls` is there if the server's URL asks for it; `known` are addresses of earlier
+/// attempts, for when the name no longer resolves.
 pub(super) async fn attempt(
     config: &ClientConfig,
+    tls: Option<&ClientTls>,
     known: &[IpAddr],
     deadline: Instant,
     shared: &Shared,
     announce: bool,
 ) -> Result<Established, Failure> {
-    let tls = match config.server_url.tls {
-        true => Some(config.client_tls().map_err(Failure::last)?),
-        false => None,
+    let options = DialOptions {
+        tls: tls.cloned(),
+        congestion: config.congestion_control,
+        deadline,
+        fallback_addrs: known.to_vec(),
     };
-    let options =
-        DialOptions { tls, congestion: config.congestion_control, deadline, fallback_addrs: known.to_vec() };
     let dialed = dial(&config.server_url, &options).await?;
     if announce {
         shared.set_state(ConnectionState::Handshaking);

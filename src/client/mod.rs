@@ -32,11 +32,18 @@ use crate::report::{Assigned, Events, MtuInfo, QualityReport, Statistics, Status
 /// up when a program calls in a tight loop, and then the callers wait.
 const COMMANDS: usize = 16;
 
+/// The server has this long to take our Disconnect and answer our Close (PROTOCOL §9).
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The same when the process is about to end: one round trip to most places.
+const HURRIED_GOODBYE: Duration = Duration::from_millis(300);
+
 /// A VPN client. Dropping it ends the tunnel without a word to the server.
 pub struct Client {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
-    stop: watch::Sender<bool>,
+    /// Once there is a time, the client ends; so long may its goodbye take.
+    stop: watch::Sender<Option<Duration>>,
     done: watch::Receiver<bool>,
     _supervisor: Mutex<Task<()>>,
 }
@@ -46,11 +53,15 @@ impl Client {
     pub fn new(events: Events) -> Self {
         let shared = Arc::new(Shared::new(events));
         let (commands, inbox) = mpsc::channel(COMMANDS);
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(None);
         let (finished, done) = watch::channel(false);
-        let supervisor = Supervisor::new(Arc::clone(&shared), inbox, stopped);
-        let task = Task::spawn("client", async move {
-            supervisor.run().await;
+        let mut supervisor =
+            Task::spawn("client", Supervisor::new(Arc::clone(&shared), inbox, stopped).run());
+        let events = shared.events.clone();
+        let task = Task::spawn("client watch", async move {
+            if let Err(panic) = supervisor.join().await {
+                events.fail(&panic);
+            }
             finished.send_replace(true);
         });
         Self { shared, commands, stop, done, _supervisor: Mutex::new(task) }
@@ -108,20 +119,27 @@ impl Client {
 
     /// Ends everything: the server is told, the host is put back. Idempotent.
     pub async fn shutdown(&self) {
-        self.begin_shutdown();
+        self.begin_shutdown(GOODBYE);
         // An error means that the supervisor is gone, and all it held with it.
         let mut done = self.done.clone();
         let _gone = done.wait_for(|done| *done).await;
     }
 
-    /// Starts what [`Self::shutdown`] waits for.
-    pub fn begin_shutdown(&self) {
-        self.stop.send_replace(true);
+    /// Starts what [`Self::shutdown`] waits for; the goodbye may take as long as `goodbye`.
+    fn begin_shutdown(&self, goodbye: Duration) {
+        self.stop.send_if_modified(|stop| {
+            let sooner = stop.is_none_or(|given| goodbye < given);
+            if sooner {
+                *stop = Some(goodbye);
+            }
+            sooner
+        });
     }
 
-    /// As [`Self::shutdown`], for a thread outside the runtime. True if it was done in time.
+    /// As [`Self::shutdown`], for a thread outside the runtime that is in a hurry: the goodbye is
+    /// short. True if all was done in time.
     pub fn shutdown_blocking(&self, timeout: Duration) -> bool {
-        self.begin_shutdown();
+        self.begin_shutdown(HURRIED_GOODBYE);
         crate::engine::wait_blocking(self.done.clone(), timeout)
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
+use super::GOODBYE;
 use super::attempt::{Established, attempt};
 use super::failure::{Failure, Fate};
 use super::port::Downlink;
@@ -21,10 +22,11 @@ use crate::error::{ErrorCode, VpnError};
 use crate::report::{Assigned, ConnectionState, LogLevel, Status};
 use crate::session::reconnect::Backoff;
 use crate::telemetry::Traffic;
-use crate::transport::Stream;
+use crate::transport::{ClientTls, Stream};
 
-/// The peer has this long to take our Disconnect and answer our Close (PROTOCOL §9).
-const GOODBYE: Duration = Duration::from_secs(2);
+/// The server has this long to answer the Close of a connection that has ended already: its loss
+/// must not delay the next attempt.
+const CLOSE_WAIT: Duration = Duration::from_millis(200);
 
 /// A connection that lasted this long was a success: the next back-off begins anew.
 const STABLE: Duration = Duration::from_secs(10);
@@ -65,7 +67,7 @@ fn answer<T>(reply: oneshot::Sender<T>, outcome: T) {
 /// Commands and the stop signal.
 struct Inbox {
     commands: mpsc::Receiver<Command>,
-    stop: watch::Receiver<bool>,
+    stop: watch::Receiver<Option<Duration>>,
 }
 
 impl Inbox {
@@ -74,8 +76,25 @@ impl Inbox {
         tokio::select! {
             biased;
             // An error means that the client was dropped, which stops it as well.
-            _ = self.stop.wait_for(|stop| *stop) => None,
+            _ = self.stop.wait_for(Option::is_some) => None,
             command = self.commands.recv() => command,
+        }
+    }
+
+    /// Awaits `goodbye`, but no longer than PROTOCOL §9 grants, or what is left once the process is
+    /// about to end.
+    async fn goodbye(&mut self, goodbye: impl Future<Output = ()>) {
+        let begun = Instant::now();
+        tokio::pin!(goodbye);
+        loop {
+            let granted = self.stop.borrow_and_update().unwrap_or(GOODBYE);
+            tokio::select! {
+                biased;
+                () = &mut goodbye => return,
+                () = tokio::time::sleep_until(begun + granted) => return,
+                // The grant shrinks; without a sender nobody is left to hurry.
+                Ok(()) = self.stop.changed() => {}
+            }
         }
     }
 
@@ -103,7 +122,7 @@ impl Supervisor {
     pub(super) fn new(
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
-        stop: watch::Receiver<bool>,
+        stop: watch::Receiver<Option<Duration>>,
     ) -> Self {
         Self { shared, inbox: Inbox { commands, stop } }
     }
@@ -132,6 +151,7 @@ impl Supervisor {
             traffic,
             reply: Some(reply),
             tunnel: None,
+            tls: None,
             known: Vec::new(),
             bad_requests: 0,
         };
@@ -170,6 +190,8 @@ struct Run {
     /// The call that waits for packets to flow.
     reply: Option<Reply>,
     tunnel: Option<Tunnel>,
+    /// Made once: reading the system's trusted roots takes a while.
+    tls: Option<ClientTls>,
     known: Vec<IpAddr>,
     bad_requests: u32,
 }
@@ -177,7 +199,7 @@ struct Run {
 impl Run {
     async fn run(&mut self, inbox: &mut Inbox) -> Outcome {
         loop {
-            let failure = match self.connection(inbox).await {
+            let failure = match Box::pin(self.connection(inbox)).await {
                 Ok(interrupt) => return Outcome::Interrupted(interrupt),
                 Err(failure) => failure,
             };
@@ -220,10 +242,13 @@ impl Run {
             self.shared.set_state(ConnectionState::Connecting);
         }
         self.shared.expect_confirmation();
+        if self.config.server_url.tls && self.tls.is_none() {
+            self.tls = Some(self.config.client_tls().map_err(Failure::last)?);
+        }
         let established = tokio::select! {
             biased;
             interrupt = inbox.interrupt() => return Ok(interrupt),
-            outcome = attempt(&self.config, &self.known, deadline, &self.shared, announce) => outcome?,
+            outcome = attempt(&self.config, self.tls.as_ref(), &self.known, deadline, &self.shared, announce) => outcome?,
         };
         self.set_up(&established).await.map_err(Failure::last)?;
         self.serve(established, deadline, inbox).await
@@ -288,7 +313,27 @@ impl Run {
         if confirmed.is_some_and(|since| since.elapsed() >= STABLE) {
             self.backoff.reset();
         }
-        part(link, orders, ended).await
+        match ended {
+            Ended::Link(end) => {
+                link.into_websocket().close(end.close_code(), "", CLOSE_WAIT).await;
+                Err(Failure::from(end))
+            }
+            Ended::Failed(failure) => {
+                drop(timeout(GOODBYE, say_goodbye(link, &orders)).await);
+                Err(failure)
+            }
+            Ended::Interrupt(interrupt) => {
+                // The host is put back meanwhile: a server that is silent does not delay it.
+                let tunnel = self.tunnel.take();
+                let goodbye = inbox.goodbye(say_goodbye(link, &orders));
+                tokio::join!(goodbye, async {
+                    if let Some(tunnel) = tunnel {
+                        tunnel.close().await;
+                    }
+                });
+                Ok(interrupt)
+            }
+        }
     }
 
     fn answer(&mut self, outcome: Result<Assigned, VpnError>) {
@@ -309,24 +354,12 @@ enum Ended {
     Failed(Failure),
 }
 
-/// Says goodbye as PROTOCOL §9 asks, and closes.
-async fn part(
-    mut link: Link<Stream, Downlink>,
-    orders: mpsc::Sender<Order>,
-    ended: Ended,
-) -> Result<Interrupt, Failure> {
-    let (code, outcome) = match ended {
-        Ended::Link(end) => (end.close_code(), Err(Failure::from(end))),
-        Ended::Interrupt(interrupt) => (CloseCode::Normal.as_u16(), Ok(interrupt)),
-        Ended::Failed(failure) => (CloseCode::Normal.as_u16(), Err(failure)),
-    };
-    if outcome.is_ok() {
-        // The channel has room: this is its only order.
-        drop(orders.try_send(Order { code: DisconnectCode::ClientDisconnect, message: "" }));
-        drop(timeout(GOODBYE, link.run()).await);
-    }
-    link.into_websocket().close(code, "", GOODBYE).await;
-    outcome
+/// Tells the server that we leave, and closes (PROTOCOL §9).
+async fn say_goodbye(mut link: Link<Stream, Downlink>, orders: &mpsc::Sender<Order>) {
+    // The channel has room: this is its only order.
+    let _queued = orders.try_send(Order { code: DisconnectCode::ClientDisconnect, message: "" });
+    link.run().await;
+    link.into_websocket().close(CloseCode::Normal.as_u16(), "", GOODBYE).await;
 }
 
 fn status(hello: &Accepted, remote: SocketAddr) -> Status {

@@ -2,16 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::tunnel::Tun;
 
 /// Packets taken from the descriptor before they are routed: the locks of a route are taken once
 /// for all of them, and other tasks run in between.
 const BATCH_PACKETS: usize = 64;
-
-/// How often an idle device is asked whether it still is there: its descriptor does not tell.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Finds the sessions of packets.
 pub trait Route: Send + 'static {
@@ -27,23 +23,19 @@ pub async fn pump(tun: Arc<Tun>, mtu: u16, mut route: impl Route) -> io::Error {
     let packet_room = usize::from(mtu).max(MIN_ROOM);
     let mut arena = vec![0; packet_room * BATCH_PACKETS];
     let mut lengths = Vec::with_capacity(BATCH_PACKETS);
-    let mut look = tokio::time::interval(LOOK);
     loop {
-        tokio::select! {
-            biased;
-            ready = tun.readable() => if let Err(error) = ready {
-                return error;
-            },
-            _ = look.tick() => match tun.is_gone() {
-                true => return io::Error::new(io::ErrorKind::NotFound, "the interface is gone"),
-                false => continue,
-            },
+        if let Err(error) = tun.readable().await {
+            return error;
         }
         lengths.clear();
         let outcome = fill(&tun, &mut arena, packet_room, &mut lengths);
         route.route(arena.chunks(packet_room).zip(&lengths).filter_map(|(room, &length)| room.get(..length)));
         match outcome {
             Ok(()) => tokio::task::yield_now().await,
+            // A deleted interface makes its descriptor ready, with nothing to read.
+            Err(_) if lengths.is_empty() && tun.is_gone() => {
+                return io::Error::new(io::ErrorKind::NotFound, "the interface is gone");
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return error,
         }

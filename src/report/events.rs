@@ -5,6 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::error::{ErrorCode, VpnError};
+
 use super::{ClientInfo, DisconnectReason, QualityReport, Status, timestamp};
 
 /// How much a log line matters.
@@ -42,6 +44,8 @@ pub enum Event {
         /// What was found and what to do.
         message: String,
     },
+    /// The engine ended by a fault of its own.
+    Failed(VpnError),
     /// A line for people.
     Log {
         /// How much it matters.
@@ -62,6 +66,7 @@ impl Event {
             Self::ClientConnected(_) => "client-connected",
             Self::ClientDisconnected { .. } => "client-disconnected",
             Self::Warning { .. } => "warning",
+            Self::Failed(_) => "exit",
             Self::Log { .. } => "log",
         }
     }
@@ -76,6 +81,7 @@ impl Event {
                 json!({ "clientId": client_id, "reason": reason })
             }
             Self::Warning { code, message } => json!({ "code": code, "message": message }),
+            Self::Failed(error) => json!({ "code": error.code, "message": error.message }),
             Self::Log { level, target, message } => {
                 json!({ "level": level, "target": target, "message": message, "time": timestamp() })
             }
@@ -113,6 +119,13 @@ impl Events {
             LogLevel::Debug => tracing::debug!(part = target, "{message}"),
         }
         self.emit(Event::Log { level, target, message });
+    }
+
+    /// Reports a panic: the engine ended by a fault of its own.
+    pub fn fail(&self, panic: &str) {
+        let message = format!("a fault of smartvpn ended the engine ({panic}); please report this");
+        tracing::error!("{message}");
+        self.emit(Event::Failed(VpnError::new(ErrorCode::Internal, message)));
     }
 
     /// Warns of a finding that an operator can mend.

@@ -49,6 +49,8 @@ enum Refused {
     Session(#[from] crate::session::SessionError),
     #[error("rejected: {0:?}")]
     Rejected(RejectCode),
+    #[error("the client's hello was refused")]
+    Hello,
     #[error("the handshake took too long")]
     Timeout,
 }
@@ -130,7 +132,7 @@ impl Handshake<'_> {
             Opened::Request(request) => Ok(*request),
             Opened::Refused { frame, close } => {
                 self.send(websocket, &frame).await?;
-                Err((Refused::Rejected(RejectCode::BadRequest), Some(close.as_u16())))
+                Err((Refused::Hello, Some(close.as_u16())))
             }
         }
     }

@@ -33,6 +33,12 @@ use crate::report::{
 };
 use crate::telemetry::TrafficSnapshot;
 
+/// Clients have this long to take our Disconnect and answer our Close (PROTOCOL §9).
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The same when the process is about to end: one round trip to most places.
+const HURRIED_GOODBYE: Duration = Duration::from_millis(300);
+
 /// A VPN server.
 pub struct Server {
     shared: Arc<Shared>,
@@ -84,7 +90,7 @@ impl Server {
             return Err(VpnError::new(ErrorCode::NotRunning, message));
         }
         if let Some(failed) = serving.take() {
-            failed.stop().await;
+            failed.stop(GOODBYE).await;
         }
         self.shared.publish(Status::new(ConnectionState::Connecting), None);
         match Serving::start(config, &self.shared).await {
@@ -104,7 +110,7 @@ impl Server {
     pub async fn stop_server(&self) {
         let mut serving = self.serving.lock().await;
         if let Some(running) = serving.take() {
-            running.stop().await;
+            running.stop(GOODBYE).await;
             self.shared.publish(Status::new(ConnectionState::Disconnected), None);
         }
     }
@@ -156,14 +162,14 @@ impl Server {
 
     /// Ends everything. Idempotent.
     pub async fn shutdown(&self) {
-        self.begin_shutdown();
+        self.begin_shutdown(GOODBYE);
         // The sender lives as long as this object.
         let mut done = self.done.subscribe();
         let _done = done.wait_for(|done| *done).await;
     }
 
-    /// Starts what [`Self::shutdown`] waits for.
-    pub fn begin_shutdown(&self) {
+    /// Starts what [`Self::shutdown`] waits for; the goodbyes may take as long as `goodbye`.
+    fn begin_shutdown(&self, goodbye: Duration) {
         let mut shutdown = self.shutdown.lock().unwrap_or_else(PoisonError::into_inner);
         if shutdown.is_some() {
             return;
@@ -173,16 +179,17 @@ impl Server {
         let _runtime = self.runtime.enter();
         *shutdown = Some(Task::spawn("server shutdown", async move {
             if let Some(running) = serving.lock().await.take() {
-                running.stop().await;
+                running.stop(goodbye).await;
                 shared.publish(Status::new(ConnectionState::Disconnected), None);
             }
             done.send_replace(true);
         }));
     }
 
-    /// As [`Self::shutdown`], for a thread outside the runtime. True if it was done in time.
+    /// As [`Self::shutdown`], for a thread outside the runtime that is in a hurry: the goodbyes are
+    /// short. True if all was done in time.
     pub fn shutdown_blocking(&self, timeout: Duration) -> bool {
-        self.begin_shutdown();
+        self.begin_shutdown(HURRIED_GOODBYE);
         crate::engine::wait_blocking(self.done.subscribe(), timeout)
     }
 

@@ -9,11 +9,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
 use super::admission::Admission;
 use super::connection::{self, HANDSHAKE_TIMEOUT};
 use super::hub::Hub;
 use super::port::Downlink;
+use super::{GOODBYE, Shared};
 use crate::addr::AddressPool;
 use crate::config::ServerConfig;
 use crate::engine::{Task, pump};
@@ -31,12 +31,10 @@ const UNCONFIRMED: usize = 1024;
 /// After a failed `accept` (no descriptors left, say), the listener rests this long.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
-/// Clients have this long to take the goodbye (PROTOCOL §9).
-const GOODBYE: Duration = Duration::from_secs(2);
-
 /// A VPN that serves.
 pub(super) struct Serving {
-    stop: watch::Sender<bool>,
+    /// Once there is a time, the server ends; so long may its goodbyes take.
+    stop: watch::Sender<Option<Duration>>,
     task: Task<()>,
 }
 
@@ -68,8 +66,14 @@ impl Serving {
             Admission::new(AddressPool::new(config.subnet, config.subnet6), config.max_clients, replay);
         let hub = Arc::new(Hub::new(config, tls, tun, admission, shared.events.clone()));
         shared.publish(status, Some(Arc::clone(&hub)));
-        let (stop, stopped) = watch::channel(false);
-        let task = Task::spawn("server", run(hub, listener, changes, Arc::clone(shared), stopped));
+        let (stop, stopped) = watch::channel(None);
+        let mut serving = Task::spawn("server", run(hub, listener, changes, Arc::clone(shared), stopped));
+        let events = shared.events.clone();
+        let task = Task::spawn("server watch", async move {
+            if let Err(panic) = serving.join().await {
+                events.fail(&panic);
+            }
+        });
         Ok(Self { stop, task })
     }
 
@@ -79,11 +83,10 @@ impl Serving {
     }
 
     /// Ends it: clients are told, the host is put back.
-    pub(super) async fn stop(mut self) {
-        self.stop.send_replace(true);
-        if let Err(panic) = self.task.join().await {
-            tracing::error!(panic, "the server ended by a fault of its own; please report this");
-        }
+    pub(super) async fn stop(mut self, goodbye: Duration) {
+        self.stop.send_replace(Some(goodbye));
+        // Its panics are told where it is watched.
+        let _ended = self.task.join().await;
     }
 }
 
@@ -125,25 +128,28 @@ async fn run(
     listener: Listener,
     changes: HostChanges,
     shared: Arc<Shared>,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Option<Duration>>,
 ) {
     let mut pump = Task::spawn("tun", pump(Arc::clone(&hub.tun), hub.config.mtu, Downlink(Arc::clone(&hub))));
     let mut connections = JoinSet::new();
     let failure = tokio::select! {
         // An error means that the server was dropped, which stops it as well.
-        _ = stop.wait_for(|stop| *stop) => None,
+        _ = stop.wait_for(Option::is_some) => None,
         ended = pump.join() => Some(ended.map_or_else(|panic| panic, |error| error.to_string())),
         () = accept(&hub, &listener, &mut connections) => None,
     };
     drop(listener);
     hub.close();
-    let goodbye = async { while connections.join_next().await.is_some() {} };
-    if timeout(GOODBYE, goodbye).await.is_err() {
-        connections.shutdown().await;
-    }
     pump.abort();
-    drop(pump.join().await);
-    changes.undo().await;
+    let granted = stop.borrow().unwrap_or(GOODBYE);
+    let goodbyes = async {
+        let all = async { while connections.join_next().await.is_some() {} };
+        if timeout(granted, all).await.is_err() {
+            connections.shutdown().await;
+        }
+    };
+    // The host is put back meanwhile: clients that are silent do not delay it.
+    tokio::join!(goodbyes, changes.undo(), pump.join()).2.ok();
     if let Some(reason) = failure {
         let message = format!(
             "the tunnel's interface failed ({reason}); was it deleted by another program? start the server again"

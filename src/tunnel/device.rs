@@ -83,7 +83,8 @@ impl Tun {
         if written == packet.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    /// True once the interface has been deleted. Its descriptor does not wake readers then.
+    /// True once the interface has been deleted. [`readable`](Self::readable) returns at once then,
+    /// with nothing to read.
     pub fn is_gone(&self) -> bool {
         socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
             .is_ok_and(|socket| netdevice::index_to_name(&socket, self.index) == Err(Errno::NODEV))
