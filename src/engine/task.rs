@@ -6,38 +6,46 @@ use tokio::task::{JoinError, JoinHandle};
 
 /// A running task, aborted when dropped.
 #[derive(Debug)]
-pub struct Task<T>(JoinHandle<T>);
+pub struct Task<T> {
+    handle: JoinHandle<T>,
+    joined: bool,
+}
 
 impl<T: Send + 'static> Task<T> {
     /// Runs `future` on the current runtime. `name` identifies it in the log.
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns tasks")]
     pub fn spawn(name: &'static str, future: impl Future<Output = T> + Send + 'static) -> Self {
         tracing::trace!(name, "task starts");
-        Self(tokio::spawn(future))
+        Self { handle: tokio::spawn(future), joined: false }
     }
 
-    /// Waits for the end. A panic inside the task comes out as its message.
+    /// Waits for the end. A panic inside the task comes out as its message. Cancel-safe.
     ///
     /// # Errors
-    /// The panic's text, if the task panicked or was aborted.
+    /// The panic's text, if the task panicked or was aborted; or that its end was told before.
     pub async fn join(&mut self) -> Result<T, String> {
-        (&mut self.0).await.map_err(describe)
+        if self.joined {
+            return Err("the task ended before".to_owned());
+        }
+        let ended = (&mut self.handle).await;
+        self.joined = true;
+        ended.map_err(describe)
     }
 
     /// Ends the task at its next await.
     pub fn abort(&self) {
-        self.0.abort();
+        self.handle.abort();
     }
 
     /// True once the task has ended.
     pub fn is_finished(&self) -> bool {
-        self.0.is_finished()
+        self.handle.is_finished()
     }
 }
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        self.0.abort();
+        self.handle.abort();
     }
 }
 
@@ -60,6 +68,13 @@ mod tests {
         let mut task = Task::spawn("test", async { panic!("boom {}", 1) });
         let outcome: Result<(), String> = task.join().await;
         assert_eq!(outcome, Err("boom 1".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_once() {
+        let mut task = Task::spawn("test", async { 7 });
+        assert_eq!(task.join().await, Ok(7));
+        assert!(task.join().await.is_err());
     }
 
     #[tokio::test]
