@@ -319,13 +319,13 @@ impl Run {
                 Err(Failure::from(end))
             }
             Ended::Failed(failure) => {
-                drop(timeout(GOODBYE, say_goodbye(link, &orders)).await);
+                drop(timeout(GOODBYE, Box::pin(say_goodbye(link, &orders))).await);
                 Err(failure)
             }
             Ended::Interrupt(interrupt) => {
                 // The host is put back meanwhile: a server that is silent does not delay it.
                 let tunnel = self.tunnel.take();
-                let goodbye = inbox.goodbye(say_goodbye(link, &orders));
+                let goodbye = inbox.goodbye(Box::pin(say_goodbye(link, &orders)));
                 tokio::join!(goodbye, async {
                     if let Some(tunnel) = tunnel {
                         tunnel.close().await;
