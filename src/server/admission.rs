@@ -2,13 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
-use super::hub::Hub;
 use crate::addr::{AddressLease, AddressPool};
 use crate::codec::hello::RejectCode;
-use crate::engine::clock;
 use crate::session::replay::ReplayCache;
 
 /// Unconfirmed addresses that one source may hold (PROTOCOL §3).
@@ -34,7 +31,7 @@ impl Admission {
     }
 
     /// Reserves addresses for a connection from `source`, until it is confirmed or ends.
-    fn reserve(&mut self, now: Instant, source: IpAddr) -> Result<AddressLease, RejectCode> {
+    pub(super) fn reserve(&mut self, now: Instant, source: IpAddr) -> Result<AddressLease, RejectCode> {
         if self.pool.free_count() == 0 {
             return Err(RejectCode::PoolExhausted);
         }
@@ -53,6 +50,23 @@ impl Admission {
         Ok(lease)
     }
 
+    /// The client that `source` had an address reserved for is there.
+    pub(super) fn confirm(&mut self, source: IpAddr) {
+        self.end_reservation(source);
+        self.confirmed += 1;
+    }
+
+    /// A connection from `source` has ended: its addresses rest, then are free.
+    pub(super) fn release(&mut self, now: Instant, source: IpAddr, lease: &AddressLease, confirmed: bool) {
+        if confirmed {
+            self.confirmed = self.confirmed.saturating_sub(1);
+        } else {
+            self.end_reservation(source);
+        }
+        self.pool.release(lease.addresses(), now);
+    }
+
+    /// A reservation for `source` has become a session, or has ended without one.
     fn end_reservation(&mut self, source: IpAddr) {
         self.reserved_total = self.reserved_total.saturating_sub(1);
         if let Some(count) = self.reserved.get_mut(&source) {
@@ -61,47 +75,6 @@ impl Admission {
                 self.reserved.remove(&source);
             }
         }
-    }
-}
-
-/// Addresses held for one connection; given back when dropped.
-pub(super) struct Reservation {
-    hub: Arc<Hub>,
-    pub(super) lease: AddressLease,
-    source: IpAddr,
-    confirmed: bool,
-}
-
-impl Reservation {
-    /// Takes addresses for a connection from `source`.
-    pub(super) fn take(hub: &Arc<Hub>, source: IpAddr) -> Result<Self, RejectCode> {
-        if hub.is_closing() {
-            return Err(RejectCode::ShuttingDown);
-        }
-        let lease = hub.admission().reserve(clock::now(), source)?;
-        Ok(Self { hub: Arc::clone(hub), lease, source, confirmed: false })
-    }
-
-    /// The client proved that it is there: the addresses are its own until the session ends.
-    pub(super) fn confirm(&mut self) {
-        if !self.confirmed {
-            self.confirmed = true;
-            let mut admission = self.hub.admission();
-            admission.end_reservation(self.source);
-            admission.confirmed += 1;
-        }
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut admission = self.hub.admission();
-        if self.confirmed {
-            admission.confirmed = admission.confirmed.saturating_sub(1);
-        } else {
-            admission.end_reservation(self.source);
-        }
-        admission.pool.release(self.lease.addresses(), clock::now());
     }
 }
 
@@ -159,8 +132,7 @@ mod tests {
     fn max_clients_counts_promises_and_sessions() {
         let (mut admission, now) = (admission("10.8.0.0/24", 2), clock::now());
         let _lease = admission.reserve(now, source(1)).unwrap();
-        admission.end_reservation(source(1));
-        admission.confirmed += 1;
+        admission.confirm(source(1));
         let _lease = admission.reserve(now, source(2)).unwrap();
         assert_eq!(admission.reserve(now, source(3)), Err(RejectCode::ServerFull));
     }

@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-use super::admission::Reservation;
 use super::hub::Hub;
 use super::peer::{Identity, Peer};
 use super::port::Uplink;
+use super::reservation::Reservation;
 use super::source::client_address;
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::DisconnectCode;

@@ -13,6 +13,7 @@ mod connection;
 mod hub;
 mod peer;
 mod port;
+mod reservation;
 mod serve;
 mod source;
 
