@@ -156,6 +156,22 @@ async fn an_order_ends_both_sides_with_its_reason() {
 }
 
 #[tokio::test]
+async fn the_reason_arrives_also_behind_a_backlog() {
+    let (client, server) = pair(1024);
+    let (mut near, mut far) = (client.link, server.link);
+    let mut producer = server.queue.producer();
+    (0..200).for_each(|number| producer.push(&packet(number)).unwrap());
+    drop(producer);
+    // The first batch is under way, and fills the stream, when the order comes.
+    assert!(far.run_until(|| true).await.is_none());
+    server.orders.try_send(Order { code: DisconnectCode::ShuttingDown, message: "bye" }).unwrap();
+    let (near_end, far_end) = tokio::join!(near.run(), far.run());
+    assert!(matches!(far_end, End::Local(DisconnectCode::ShuttingDown)), "{far_end:?}");
+    let End::Peer(disconnect) = near_end else { panic!("{near_end:?}") };
+    assert_eq!(disconnect.code, DisconnectCode::ShuttingDown);
+}
+
+#[tokio::test]
 async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
     let (client, server) = pair(4 * 1024);
     let (mut near, mut far) = (client.link, server.link);

@@ -53,6 +53,14 @@ pub struct Order {
     pub message: &'static str,
 }
 
+/// An order that is being carried out.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    code: DisconnectCode,
+    /// The Disconnect is in the output, behind what was there before.
+    said: bool,
+}
+
 /// Where a link's packets go.
 pub trait Port: Send {
     /// One packet that the peer sent; unchecked.
@@ -76,7 +84,7 @@ pub struct Link<S, P> {
     queue: Arc<PacketQueue>,
     traffic: Arc<Traffic>,
     orders: mpsc::Receiver<Order>,
-    leaving: Option<DisconnectCode>,
+    leaving: Option<Leaving>,
     batch: Batch,
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to. It may fire early, never late: a deadline that moved away is
@@ -154,7 +162,7 @@ where
                 Err(end) => return Poll::Ready(end),
                 Ok(wrote) => wrote,
             };
-            if let Some(code) = self.leaving
+            if let Some(Leaving { code, said: true }) = self.leaving
                 && self.websocket.is_flushed()
             {
                 return Poll::Ready(End::Local(code));
@@ -172,7 +180,7 @@ where
             && let Poll::Ready(Some(order)) = self.orders.poll_recv(cx)
         {
             self.session.disconnect(order.code, order.message);
-            self.leaving = Some(order.code);
+            self.leaving = Some(Leaving { code: order.code, said: false });
         }
     }
 
@@ -269,6 +277,9 @@ where
                 batch.iter().take(count).try_for_each(|packet| session.seal_packet(packet, out))
             })
             .map_err(End::BadFrame)?;
+        if let Some(leaving) = leaving {
+            leaving.said = true;
+        }
         if count > 0 {
             traffic.add_sent(count as u64, batch.len_bytes() as u64);
         }
