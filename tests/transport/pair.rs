@@ -87,7 +87,8 @@ async fn talk_and_listen(websocket: &mut WebSocket<Stream>, count: usize) {
                 return Poll::Ready(());
             }
             // A flush that has just ended wakes nobody: what is left to send goes on at once.
-            if !progress && !(flushed && sent < count) {
+            progress |= flushed && sent < count;
+            if !progress {
                 return Poll::Pending;
             }
         }
