@@ -16,6 +16,14 @@ const OUTCOMES = new Map([
 ]);
 
 /**
+ * The engines that do something, have been asked something, or have something set: none of them may be
+ * collected, whether or not the program still knows its object. Others may, as an idle object can.
+ *
+ * @type {Set<Engine>}
+ */
+const busy = new Set();
+
+/**
  * One engine, from its start to its end: follows its state, and accordingly holds the event loop
  * and has the host guarded.
  */
@@ -136,6 +144,7 @@ class Engine {
   #onEnd(end) {
     this.#ended = true;
     this.#keepAlive.set(false);
+    busy.delete(this);
     hostGuard.unguard(this);
     this.#observer.onEnd(end);
   }
@@ -143,6 +152,8 @@ class Engine {
   #update() {
     if (this.#ended) return;
     const lasting = this.active;
+    if (this.#ending || this.#asking > 0 || lasting) busy.add(this);
+    else busy.delete(this);
     this.#keepAlive.set(this.#ending || this.#asking > 0 || (lasting && this.#referenced));
     hostGuard.setActive(this, this.#ending || lasting);
   }
