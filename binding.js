@@ -836,5 +836,7 @@ function __napiStampBindingTarget(exportsObject, target) {
 module.exports.__napiBindingTarget = __napiStampBindingTarget(nativeBinding, __napiLoadedBindingTarget)
 module.exports = nativeBinding
 module.exports.NativeEngine = nativeBinding.NativeEngine
+module.exports.loadConfig = nativeBinding.loadConfig
+module.exports.saveConfig = nativeBinding.saveConfig
 module.exports.validateConfig = nativeBinding.validateConfig
 module.exports.version = nativeBinding.version

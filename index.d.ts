@@ -849,11 +849,11 @@ export class VpnConfig {
   static validateServerConfig(config: unknown): asserts config is IVpnServerConfig;
 
   /**
-   * Reads a configuration from a JSON file. Relative paths in it start at the file's folder. Does not check
-   * the fields; whoever is given the configuration does.
+   * Reads a configuration from a JSON file of at most 1 MiB. Relative paths in it start at the file's folder, and
+   * are absolute in what it resolves with. Does not check the fields; whoever is given the configuration does.
    *
-   * @throws {VpnError} `file-error` with the system's error as `cause`; `invalid-config` if it holds no JSON
-   *   object
+   * @throws {VpnError} `file-error` with the system's error as `cause`, also for a file with a private key that
+   *   others than its owner may read (`chmod 600` mends that); `invalid-config` if it holds no JSON object
    */
   static loadFromFile<T = IVpnClientConfig | IVpnServerConfig>(path: string | URL): Promise<T>;
 

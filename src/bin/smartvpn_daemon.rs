@@ -66,7 +66,8 @@ fn main() -> ExitCode {
 
 /// Runs the VPN until SIGTERM, SIGINT or SIGHUP.
 async fn run(path: PathBuf, mode: Mode) -> Result<(), VpnError> {
-    let (config, base) = load_from_file(&path)?;
+    let config = load_from_file(&path)?;
+    let base = std::env::current_dir().unwrap_or_default();
     let endpoint = Endpoint::new(mode, Events::new(Arc::new(NoControllers)), base);
     let stopped = stop_signal()?;
     let outcome = tokio::select! {
