@@ -31,6 +31,7 @@ test('the package holds what a program needs, and nothing of the workshop', () =
     'CHANGELOG.md',
     'LICENSE',
     'README.md',
+    'bin/smartvpn.js',
     'index.d.ts',
     'index.js',
     'package.json',
