@@ -52,7 +52,7 @@ function generateSystemdUnit({ binaryPath, socketPath, mode, configPath, user })
     'StateDirectoryMode=0700',
     ...socketLines(socketFolder),
     '',
-    '# Interfaces, routes, masquerading; ports below 1024. Nothing else of root’s powers.',
+    "# Interfaces, routes, masquerading; ports below 1024. Nothing else of root's powers.",
     `CapabilityBoundingSet=${CAPABILITIES}`,
     `AmbientCapabilities=${CAPABILITIES}`,
     'NoNewPrivileges=yes',
@@ -116,7 +116,7 @@ function socketLines(folder) {
     return [
       `RuntimeDirectory=${quote(name)}`,
       'RuntimeDirectoryMode=0755',
-      '# The other mode’s daemon may have its socket there, too.',
+      "# The other mode's daemon may have its socket there, too.",
       'RuntimeDirectoryPreserve=yes',
     ];
   }

@@ -13,17 +13,17 @@ const LABEL = /^[\w.-]{1,64}$/;
 /** @type {import('../arguments.js').Command} */
 module.exports = {
   name: 'init client',
-  summary: 'writes a client’s configuration',
+  summary: "writes a client's configuration",
   positionals: [
-    { name: 'URL', help: 'the server’s, as wss://vpn.example.com/' },
-    { name: 'KEY', help: 'the server’s public key' },
+    { name: 'URL', help: "the server's, as wss://vpn.example.com/" },
+    { name: 'KEY', help: "the server's public key" },
   ],
   options: {
     out: { value: 'FILE', help: 'The configuration to write (default: client.json)' },
     route: { value: 'CIDR', help: 'A network to send into the tunnel, may be repeated', multiple: true },
     all: { help: 'Send everything into the tunnel: the route 0.0.0.0/0' },
-    'tls-ca': { value: 'FILE', help: 'Trust this authority instead of the system’s, PEM' },
-    name: { value: 'LABEL', help: 'What the server shows (default: the host’s name)' },
+    'tls-ca': { value: 'FILE', help: "Trust this authority instead of the system's, PEM" },
+    name: { value: 'LABEL', help: "What the server shows (default: the host's name)" },
     force: { help: 'Replace FILE if it is there' },
   },
 
@@ -47,7 +47,7 @@ module.exports = {
       stdout.write(`${JSON.stringify({ file: resolve(file), serverUrl, next: { here } })}\n`);
       return;
     }
-    const into = routes.length > 0 ? routes.join(', ') : 'the VPN’s own network';
+    const into = routes.length > 0 ? routes.join(', ') : "the VPN's own network";
     stdout.write(`${file} is written: ${serverUrl}, with ${into} in the tunnel.\n\nConnect:\n  ${here}\n`);
   },
 };

@@ -20,7 +20,7 @@ const PORTS = { tls: 443, plain: 8443 };
 /** @type {import('../arguments.js').Command} */
 module.exports = {
   name: 'init server',
-  summary: 'writes a server’s configuration, and says what the client types',
+  summary: "writes a server's configuration, and says what the client types",
   details: `
 What is not given is found out: new keys, a private subnet that no route of this host
 overlaps, a free port, the address by which clients reach this host.
@@ -29,7 +29,7 @@ overlaps, a free port, the address by which clients reach this host.
   options: {
     out: { value: 'FILE', help: 'The configuration to write (default: server.json)' },
     listen: { value: 'HOST:PORT', help: 'Where to listen (default: 0.0.0.0:8443, with TLS 0.0.0.0:443)' },
-    subnet: { value: 'CIDR', help: 'The tunnel’s network (default: a free one)' },
+    subnet: { value: 'CIDR', help: "The tunnel's network (default: a free one)" },
     address: { value: 'HOST', help: 'The name or address that clients use' },
     'tls-cert': { value: 'FILE', help: 'The certificate, PEM; without it a proxy may end TLS' },
     'tls-key': { value: 'FILE', help: 'Its key, PEM' },

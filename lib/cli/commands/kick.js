@@ -7,7 +7,7 @@ const { printable } = require('../text.js');
 module.exports = {
   name: 'kick',
   summary: 'ends the session of a client of the running server',
-  positionals: [{ name: 'ID', help: 'the client’s, as `smartvpn clients` shows it' }],
+  positionals: [{ name: 'ID', help: "the client's, as `smartvpn clients` shows it" }],
   options: { socket: SERVER_SOCKET_OPTION },
 
   async run({ stdout }, { values: { json, socket }, positionals: [id] }) {

@@ -18,7 +18,7 @@ Each direction has the limit for itself, from now until the session ends. \`limi
 lifts it. Rates and bursts are in bytes, not bits: 1.5M is 1,500,000 bytes (12 Mbit/s).
 `,
   positionals: [
-    { name: 'ID', help: 'the client’s, as `smartvpn clients` shows it' },
+    { name: 'ID', help: "the client's, as `smartvpn clients` shows it" },
     { name: 'RATE', help: 'bytes a second, with k, M or G for 10^3, 10^6, 10^9; or off' },
     { name: 'BURST', help: 'bytes that may come at once (default: a second of RATE)', optional: true },
   ],

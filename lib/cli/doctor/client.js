@@ -69,7 +69,7 @@ function checkProxy(host) {
   const { warn } = check('proxy');
   return warn(
     `${name} is set, but this version connects without it`,
-    'let the firewall admit the server’s port directly',
+    "let the firewall admit the server's port directly",
   );
 }
 
