@@ -2,7 +2,15 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, readFileSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  readFileSync,
+  readdirSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createConnection, createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -113,7 +121,7 @@ describe('a daemon with a socket', { skip: notBuilt }, () => {
           workerData: { path: socket, lines: FUZZED_LINES / 2, seed: seed + index },
         }),
     );
-    const all = Promise.all(workers.map((worker) => once(worker, 'message')));
+    const all = Promise.all(workers.map((worker) => once(worker, 'exit')));
     let busy = true;
     const done = all.finally(() => (busy = false));
     const witness = await Controller.connect(socket);
@@ -184,7 +192,10 @@ describe('a daemon with a socket', { skip: notBuilt }, () => {
     const { socket } = await serving(t, { mode: 0o755, args });
     const { mode, gid } = statSync(socket);
     assert.deepEqual([mode & 0o777, gid], [0o660, Number(group)]);
-    for (const member of [['--groups', group], ['--regid', group, '--clear-groups']]) {
+    for (const member of [
+      ['--groups', group],
+      ['--regid', group, '--clear-groups'],
+    ]) {
       assert.match(asUser(member, socket).stdout, /"event":"ready"/, member.join(' '));
     }
     assert.match(asUser([], socket).stderr, /Permission denied/);
@@ -207,25 +218,31 @@ describe('a daemon with a socket', { skip: notBuilt }, () => {
     assert.ok(existsSync(socket), 'the service manager keeps its socket');
   });
 
-  it('refuses another socket, or none at all, from the service manager', { skip: notActivated }, async (t) => {
-    const path = folder(t);
-    const socket = join(path, 'socket');
-    const wrap = ['systemd-socket-activate', '--listen', socket];
-    const elsewhere = new Daemon(t, ['--management-socket', join(path, 'other'), '--mode', 'client'], { wrap });
-    await eventually(() => createConnection(socket).on('error', () => {}) && assert.ok(existsSync(socket)));
-    assert.deepEqual(await elsewhere.ended, [1, null]);
-    assert.match(JSON.parse(elsewhere.stdout).error.message, /passed the socket .*; it must pass one/);
+  it(
+    'refuses another socket, or none at all, from the service manager',
+    { skip: notActivated },
+    async (t) => {
+      const path = folder(t);
+      const socket = join(path, 'socket');
+      const wrap = ['systemd-socket-activate', '--listen', socket];
+      const elsewhere = new Daemon(t, ['--management-socket', join(path, 'other'), '--mode', 'client'], {
+        wrap,
+      });
+      await eventually(() => createConnection(socket).on('error', () => {}) && assert.ok(existsSync(socket)));
+      assert.deepEqual(await elsewhere.ended, [1, null]);
+      assert.match(JSON.parse(elsewhere.stdout).error.message, /passed the socket .*; it must pass one/);
 
-    // What the service manager does, but with something that is no socket.
-    const passed = {
-      wrap: ['sh', '-c', 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@"'],
-      stdio: ['ignore', 'pipe', 'pipe', 'ignore'],
-    };
-    const wrong = new Daemon(t, ['--management-socket', socket, '--mode', 'client'], passed);
-    assert.deepEqual(await wrong.ended, [1, null]);
-    const { code, message } = JSON.parse(wrong.stdout).error;
-    assert.deepEqual([code, /it must pass one/.test(message)], ['invalid-argument', true], message);
-  });
+      // What the service manager does, but with something that is no socket.
+      const passed = {
+        wrap: ['sh', '-c', 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@"'],
+        stdio: ['ignore', 'pipe', 'pipe', 'ignore'],
+      };
+      const wrong = new Daemon(t, ['--management-socket', socket, '--mode', 'client'], passed);
+      assert.deepEqual(await wrong.ended, [1, null]);
+      const { code, message } = JSON.parse(wrong.stdout).error;
+      assert.deepEqual([code, /it must pass one/.test(message)], ['invalid-argument', true], message);
+    },
+  );
 });
 
 describe('a daemon at the standard streams', { skip: notBuilt }, () => {
@@ -275,7 +292,11 @@ describe('a daemon at the standard streams', { skip: notBuilt }, () => {
   });
 
   it('tells each thing once', async (t) => {
-    const config = clientConfig({ serverUrl: 'ws://127.0.0.1:9/', stateDir: null, reconnect: { maxAttempts: 1 } });
+    const config = clientConfig({
+      serverUrl: 'ws://127.0.0.1:9/',
+      stateDir: null,
+      reconnect: { maxAttempts: 1 },
+    });
     const file = join(folder(t), 'client.json');
     writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
     const { daemon, controller } = await child(t, 'client', '--config', file);
@@ -293,7 +314,10 @@ describe('a daemon at the standard streams', { skip: notBuilt }, () => {
     writeFileSync(join(path, 'in'), '{"id":1,"method":"getStatus"}\n');
     const run = spawnSync('sh', ['-c', `"$0" --management --mode server < "$1/in" > "$1/out"`, DAEMON, path]);
     assert.equal(run.status, 0, `${run.stderr}`);
-    const lines = readFileSync(join(path, 'out'), 'utf8').trim().split('\n').map((line) => JSON.parse(line));
+    const lines = readFileSync(join(path, 'out'), 'utf8')
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line));
     assert.deepEqual([lines[0].event, lines[1].success], ['ready', true]);
   });
 });
@@ -313,7 +337,10 @@ describe('names that a shell or a path could take for something else', { skip: n
   /** Which of them each field refuses; what it takes never reaches a shell, and is a file's name or a label. */
   const REFUSED = {
     client: {
-      serverUrl: [(name) => `wss://${name}/`, ['semicolon', 'substitution', 'newline', 'parent', 'nul', 'unicode']],
+      serverUrl: [
+        (name) => `wss://${name}/`,
+        ['semicolon', 'substitution', 'newline', 'parent', 'nul', 'unicode'],
+      ],
       serverPublicKey: [(name) => name, ALL],
       dns: [(name) => [name], ALL, 'dns[0]'],
       routes: [(name) => ['10.0.0.0/8', name], ALL, 'routes[1]'],
@@ -324,7 +351,10 @@ describe('names that a shell or a path could take for something else', { skip: n
       stateDir: [(name) => name, UNPRINTABLE],
     },
     server: {
-      listenAddr: [(name) => `${name}:443`, ['semicolon', 'substitution', 'newline', 'parent', 'nul', 'unicode']],
+      listenAddr: [
+        (name) => `${name}:443`,
+        ['semicolon', 'substitution', 'newline', 'parent', 'nul', 'unicode'],
+      ],
       privateKey: [(name) => name, ALL],
       publicKey: [(name) => name, ALL],
       subnet: [(name) => name, ALL],
@@ -461,7 +491,17 @@ async function refused(t, socket, ...args) {
 function asUser(privileges, socket) {
   const groups = privileges.length > 0 ? privileges : ['--clear-groups'];
   const regid = groups.includes('--regid') ? [] : ['--regid', `${NOBODY}`];
-  const argv = ['--reuid', `${NOBODY}`, ...regid, ...groups, 'socat', '-u', '-T1', `UNIX-CONNECT:${socket}`, 'STDOUT'];
+  const argv = [
+    '--reuid',
+    `${NOBODY}`,
+    ...regid,
+    ...groups,
+    'socat',
+    '-u',
+    '-T1',
+    `UNIX-CONNECT:${socket}`,
+    'STDOUT',
+  ];
   return spawnSync('setpriv', argv, { encoding: 'utf8', timeout: 10_000 });
 }
 

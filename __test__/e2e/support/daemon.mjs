@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -70,6 +70,20 @@ export class Daemon {
       assert.equal(this.child.exitCode, null, this.stderr);
       const controller = await Controller.connect(socket);
       await controller.close();
+    }, PATIENCE_MS);
+  }
+
+  /** All that it has printed. */
+  get output() {
+    return this.stdout + this.stderr;
+  }
+
+  /** Resolves when it hears SIGTERM; until then that ends it at once. */
+  async hears() {
+    const file = `/proc/${this.child.pid}/status`;
+    await eventually(() => {
+      const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readFileSync(file, 'utf8'))[1];
+      assert.ok(BigInt(`0x${caught}`) & (1n << 14n));
     }, PATIENCE_MS);
   }
 

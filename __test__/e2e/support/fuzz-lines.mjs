@@ -4,7 +4,7 @@
  */
 import { once } from 'node:events';
 import { createConnection } from 'node:net';
-import { parentPort, workerData } from 'node:worker_threads';
+import { workerData } from 'node:worker_threads';
 
 /** Lines that go out in one write. */
 const BATCH = 500;
@@ -50,7 +50,6 @@ const answered = new Promise((resolve, reject) => {
 socket.write('\n{"id":"the end","method":"getStatus"}\n');
 await answered;
 socket.destroy();
-parentPort.postMessage({ lines });
 
 function line() {
   let bytes = pick(VALID);
