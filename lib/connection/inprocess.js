@@ -2,6 +2,7 @@
 
 const { VpnError, toVpnError } = require('../error.js');
 const { loadNative } = require('../native.js');
+const { WeakLink } = require('../weak-link.js');
 
 /** The engine tells its peers within 2 s; what then is left to undo on the host is quick. */
 const SHUTDOWN_TIMEOUT_MS = 4000;
@@ -26,6 +27,7 @@ class InProcessConnection {
   #phase = 'open';
   #ended = deferred();
   #overdue;
+  #link = new WeakLink(this);
 
   /**
    * @param {'client' | 'server'} mode
@@ -37,14 +39,14 @@ class InProcessConnection {
     const { NativeEngine } = loadNative();
     // The addon keeps its callbacks for as long as its engine lives, which is ours: were they to keep
     // us, neither could ever be collected.
-    const weak = new WeakRef(this);
+    const { reference } = this.#link;
     try {
       this.#engine = new NativeEngine(
         mode,
-        (id, success, body) => weak.deref()?.#onAnswer(id, success, JSON.parse(body)),
+        (id, success, body) => WeakLink.follow(reference)?.#onAnswer(id, success, JSON.parse(body)),
         (name, data, lost) => {
-          weak.deref()?.#onEvent(name, JSON.parse(data));
-          if (lost > 0) weak.deref()?.#onEvent('lost', { count: lost });
+          WeakLink.follow(reference)?.#onEvent(name, JSON.parse(data));
+          if (lost > 0) WeakLink.follow(reference)?.#onEvent('lost', { count: lost });
         },
       );
     } catch (error) {
@@ -151,6 +153,8 @@ class InProcessConnection {
     const asked = this.#phase === 'ending';
     this.#phase = 'ended';
     clearTimeout(this.#overdue);
+    this.#engine.release();
+    this.#link.cut();
     this.#rejectCalls(error?.code ?? 'aborted', error?.message ?? 'The engine has ended.', error);
     this.#observer.onEnd(end);
     if (asked && error) this.#ended.reject(error);
