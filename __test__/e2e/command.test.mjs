@@ -17,13 +17,13 @@ describe('npx smartvpn', { skip: requires('script') }, () => {
 
   it('goes from nothing to a tunnel by the commands that it prints', async () => {
     const init = await site.server.exec(smartvpn('init', 'server', '--out', '/run/server.json'));
-    const [up] = commands(init.stdout, 'Start the server:');
+    const [serve] = commands(init.stdout, 'Start the server:');
     const [next] = commands(init.stdout, 'On the client:');
     assert.match(next, new RegExp(`init client ws://${SERVER.address}:8443/ \\S{44}$`));
     const { stdout: mode } = await site.server.exec(['stat', '-c', '%a', '/run/server.json']);
     assert.equal(mode.trim(), '600');
 
-    const server = await start(site.server, smartvpn(...words(up)));
+    const server = await start(site.server, smartvpn(...words(serve)));
     await eventually(() => assert.match(server.output(), /serving on 0\.0\.0\.0:8443 as 10\.8\.0\.1/));
 
     const joined = await site.client.sh(
