@@ -294,7 +294,9 @@ export interface IVpnClientConfig {
   serverPublicKey: string;
 
   /**
-   * Resolvers for the tunnel: IP addresses, 8 at most. Reported by `getStatus()`, not set on the host yet.
+   * Resolvers for the tunnel: IP addresses, 8 at most. While the tunnel is up, the programs of this host ask
+   * them for names, through the tunnel; `getStatus().dns` tells how that was set. `[]` leaves the host's
+   * resolvers alone.
    *
    * @default the server's
    */
@@ -419,7 +421,10 @@ export interface IVpnStatus {
   lastError?: string;
   lastErrorCode?: string;
 
-  /** The resolvers in force, and who was told of them. */
+  /**
+   * A client's resolvers that are set on this host, and how: systemd-resolved was told, the program
+   * `resolvconf` was, `/etc/resolv.conf` was rewritten, or none were set.
+   */
   dns?: { servers: string[]; by: 'resolved' | 'resolvconf' | 'file' | 'none' };
 }
 

@@ -2,9 +2,9 @@
 
 const assert = require('node:assert/strict');
 const { once } = require('node:events');
-const { existsSync, writeFileSync } = require('node:fs');
+const { existsSync, readFileSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
-const { test } = require('node:test');
+const { after, test } = require('node:test');
 const { setTimeout: sleep } = require('node:timers/promises');
 
 const { VpnClient, VpnServer } = require('../index.js');
@@ -13,6 +13,10 @@ const { runScript } = require('./support/child.js');
 const { makeDaemon, makeFolder } = require('./support/stand-in-daemon.js');
 
 const CONFIG = { serverUrl: 'ws://192.0.2.1/', serverPublicKey: 'key' };
+
+// A client that is merely started does not hold the event loop, nor this test while it waits for an event.
+const held = setInterval(() => {}, 1000);
+after(() => clearInterval(held));
 
 /** A daemon that is of the right mode and answers with what it was asked. */
 const ECHO = `
@@ -35,9 +39,7 @@ async function startClient(t, source) {
 
 /** Whether a process of that id is there and is no zombie. */
 function lives(pid) {
-  return (
-    existsSync(`/proc/${pid}/cmdline`) && require('node:fs').readFileSync(`/proc/${pid}/cmdline`).length > 0
-  );
+  return existsSync(`/proc/${pid}/cmdline`) && readFileSync(`/proc/${pid}/cmdline`).length > 0;
 }
 
 async function dies(pid) {
@@ -142,22 +144,22 @@ for (const [what, source, code, words] of [
 test('half lines and split characters are put together', async (t) => {
   const client = await startClient(
     t,
-    `(async () => {
-       const sayInPieces = async (message) => {
+    `let said = Promise.resolve();
+     const sayInPieces = (message) =>
+       (said = said.then(async () => {
          for (const byte of Buffer.from(JSON.stringify(message) + '\\n')) {
            writeSync(1, Uint8Array.of(byte));
            await new Promise((resolve) => setTimeout(resolve, 1));
          }
-       };
-       await sayInPieces({ event: 'ready', data: { version: '0.1.0', protocol: 1, mode } });
-       input.on('line', (line) => sayInPieces({ id: JSON.parse(line).id, success: true, result: 'grüße 🚇' }));
-     })()`,
+       }));
+     input.on('line', (line) => sayInPieces({ id: JSON.parse(line).id, success: true, result: 'grüße 🚇' }));
+     sayInPieces({ event: 'ready', data: { version: '0.1.0', protocol: 1, mode } });`,
   );
   assert.equal(await client.getStatus(), 'grüße 🚇');
 });
 
 test('a slow daemon is waited for', async (t) => {
-  const client = makeClient(t, `setTimeout(() => { ready(); serve(() => 'late') }, 700)`);
+  const client = makeClient(t, `serve(() => 'late'); setTimeout(() => ready(), 700)`);
   assert.equal(await client.start(), true);
   assert.equal(await client.getStatus(), 'late');
 });
@@ -177,7 +179,7 @@ test('stop() while the daemon starts makes start() reject aborted at once, and e
   await rejectsWith(start, 'aborted');
   assert.ok(performance.now() - begun < 1000);
   await client.close();
-  assert.ok(!lives(require('node:fs').readFileSync(file, 'utf8')));
+  assert.ok(!lives(readFileSync(file, 'utf8')));
   assert.deepEqual(events, []);
 });
 
@@ -397,11 +399,11 @@ test('a program that only started a daemon ends, and with it the daemon', async 
 });
 
 test('a tunnel holds the program, unless it is unreferenced', async (t) => {
-  const held = await runProgram(t, "await client.connect(); say('up')", {
+  const connected = await runProgram(t, "await client.connect(); say('up')", {
     onLine: (line, child) => line === 'up' && setTimeout(() => child.kill('SIGKILL'), 500),
   });
-  assert.equal(held.signal, 'SIGKILL', 'held');
-  await dies(held.pid);
+  assert.equal(connected.signal, 'SIGKILL', 'held');
+  await dies(connected.pid);
   const free = await runProgram(t, 'await client.connect(); client.unref()');
   assert.equal(free.code, 0, free.stderr);
   await dies(free.pid);

@@ -109,7 +109,9 @@ class SocketDaemon {
       return;
     }
     say(socket, ready(this.mode));
-    createInterface({ input: socket }).on('line', (line) => this.#answer(socket, JSON.parse(line)));
+    createInterface({ input: socket })
+      .on('line', (line) => this.#answer(socket, JSON.parse(line)))
+      .on('error', () => {});
   }
 
   #answer(socket, request) {

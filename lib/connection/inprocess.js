@@ -32,13 +32,16 @@ class InProcessConnection extends Connection {
   constructor(mode, observer) {
     super(observer);
     const { NativeEngine } = loadNative();
+    // The addon keeps its callbacks for as long as its engine lives, which is ours: were they to keep
+    // us, neither could ever be collected.
+    const weak = new WeakRef(this);
     try {
       this.#engine = new NativeEngine(
         mode,
-        (id, success, body) => void this[kAnswer](id, success, JSON.parse(body)),
+        (id, success, body) => void weak.deref()?.[kAnswer](id, success, JSON.parse(body)),
         (name, data, lost) => {
-          this.#onEvent(name, JSON.parse(data));
-          if (lost > 0) this.#onEvent('lost', { count: lost });
+          weak.deref()?.#onEvent(name, JSON.parse(data));
+          if (lost > 0) weak.deref()?.#onEvent('lost', { count: lost });
         },
       );
     } catch (error) {

@@ -104,7 +104,6 @@ class StdioConnection extends Connection {
   }
 
   [kShutDown]() {
-    this.#channel?.close();
     if (!this.#running) return;
     // The end of its input is what tells it to end.
     this.#child.stdin.end();
@@ -195,8 +194,8 @@ class StdioConnection extends Connection {
           'Please report this.',
       );
     }
-    if (asked) return new VpnError('internal', `The daemon did not end in good order: ${how}.`);
     if (this.#failure) return this.#failure;
+    if (asked) return new VpnError('internal', `The daemon did not end in good order: ${how}.`);
     if (this[kPhase] === 'opening') {
       const words = this.#words.map((line) => `\n${line}`).join('');
       return new VpnError('control-unavailable', `${this.#path} ended before it was ready (${how}).${words}`);
