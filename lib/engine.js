@@ -16,6 +16,14 @@ const OUTCOMES = new Map([
 ]);
 
 /**
+ * The engines that do something, have been asked something, or have something set: none of them may be
+ * collected, whether or not the program still knows its object. Others may, as an idle object can.
+ *
+ * @type {Set<Engine>}
+ */
+const busy = new Set();
+
+/**
  * One engine, from its start to its end: follows its state, and accordingly holds the event loop
  * and has the host guarded.
  */
@@ -167,6 +175,7 @@ class Engine {
     this.#ended = true;
     this.#failure = end.error;
     this.#keepAlive.set(false);
+    busy.delete(this);
     if (this.#connection.ownsVpn) hostGuard.unguard(this);
     this.#observer.onEnd(end);
   }
@@ -174,8 +183,10 @@ class Engine {
   #update() {
     if (this.#ended) return;
     const lasting = this.active;
-    const busy = this.#opening || this.#ending || this.#asking > 0;
-    this.#keepAlive.set(busy || (lasting && this.#referenced));
+    const working = this.#opening || this.#ending || this.#asking > 0;
+    if (working || lasting) busy.add(this);
+    else busy.delete(this);
+    this.#keepAlive.set(working || (lasting && this.#referenced));
     if (this.#connection.ownsVpn) hostGuard.setActive(this, this.#ending || lasting);
   }
 }

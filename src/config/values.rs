@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::defaults;
@@ -24,6 +24,9 @@ const PEM_LIMIT: u64 = 1024 * 1024;
 
 /// What a PEM text begins with; everything else is a path.
 const PEM_START: &str = "-----BEGIN";
+
+/// The fields that hold paths, or PEM text in their place.
+const PATHS: &[&str] = &["tlsCa", "tlsCert", "tlsKey", "stateDir"];
 
 /// Where state outlives the process (the journal of what is set on the host).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -214,6 +217,20 @@ pub(super) fn pem(field: &Field<'_>, base_dir: &Path) -> Result<PemSource, VpnEr
         Some(text) if text.starts_with(PEM_START) => Ok(PemSource::Text(Zeroizing::new(text.to_owned()))),
         Some(text) if !text.contains('\n') => path(field, MUST, base_dir).map(PemSource::File),
         _ => Err(field.refuse_unseen(MUST)),
+    }
+}
+
+/// Makes the paths of a configuration mean the same wherever it is used.
+pub(super) fn make_paths_absolute(config: &mut Map<String, Value>, base_dir: &Path) {
+    for name in PATHS {
+        let Some(Value::String(path)) = config.get_mut(*name) else { continue };
+        if path.is_empty() || path.starts_with(PEM_START) {
+            continue;
+        }
+        // A folder whose name is not Unicode cannot be told in JSON: the path then stays relative.
+        if let Some(absolute) = base_dir.join(&*path).to_str() {
+            *path = absolute.to_owned();
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Activated {
         };
         let file = |path: &Path| path.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
         // /var/run and /run are one folder: what counts is the file.
-        if bound != path && file(bound).map_err(system)? != file(path).map_err(system)? {
+        if bound != path && file(path).ok() != Some(file(bound).map_err(system)?) {
             return Err(refused(format!("the socket {}", bound.display())));
         }
         Ok(listener)
@@ -73,10 +73,14 @@ mod tests {
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(Activated(listener().map_err(|error| error.to_string())).at(&link).is_ok());
         std::fs::remove_file(&path).unwrap();
-        let other = folder.path().join("other");
+        let (other, missing) = (folder.path().join("other"), folder.path().join("missing"));
         let _other = UnixListener::bind(&other).unwrap();
-        let error = Activated(listener().map_err(|error| error.to_string())).at(&other).unwrap_err();
-        assert!(error.to_string().contains("passed the socket"), "{error}");
+        for elsewhere in [other, missing] {
+            let passed = listener().map_err(|error| error.to_string());
+            let error = Activated(passed).at(&elsewhere).unwrap_err();
+            assert!(error.to_string().contains("passed the socket"), "{error}");
+            std::fs::remove_file(&path).unwrap();
+        }
         let error = Activated(Err("2 descriptors".to_owned())).at(&path).unwrap_err();
         assert!(error.to_string().contains("passed 2 descriptors"), "{error}");
     }

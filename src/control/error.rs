@@ -31,7 +31,7 @@ pub enum ControlError {
         path: PathBuf,
     },
     /// The path does not name a socket.
-    #[error("{path} cannot be a socket's path: {why}")]
+    #[error("{path:?} cannot be a socket's path: {why}")]
     BadPath {
         /// What was given.
         path: PathBuf,

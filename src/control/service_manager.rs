@@ -12,7 +12,7 @@ use tokio::net::UnixDatagram;
 use tokio::time::timeout;
 
 /// A service manager that does not read for so long is not waited for.
-const SEND_LIMIT: Duration = Duration::from_secs(1);
+const SEND_LIMIT: Duration = Duration::from_millis(200);
 
 /// The service manager that started this process, if one did and wants to be told.
 #[derive(Debug)]

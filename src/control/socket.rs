@@ -107,8 +107,15 @@ fn bind(path: &Path, group: Option<u32>) -> Result<(StdListener, SocketFile), Co
     let system = |source: io::Error| ControlError::System { path: path.to_owned(), source };
     let bad = |why| ControlError::BadPath { path: path.to_owned(), why };
     let name = path.file_name().ok_or_else(|| bad("it names no file"))?;
+    if path.to_string_lossy().contains(char::is_control) {
+        return Err(bad("it has a control character in it"));
+    }
     let folder = std::path::absolute(path).map_err(system)?;
-    let folder = folder.parent().ok_or_else(|| bad("it names no file"))?.canonicalize().map_err(system)?;
+    let folder = folder.parent().ok_or_else(|| bad("it names no file"))?;
+    let folder = folder.canonicalize().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => bad("its folder does not exist; make it first, for its owner alone"),
+        _ => system(error),
+    })?;
     if let Some(why) = folder::hazard(&folder).map_err(system)? {
         return Err(ControlError::UnsafeFolder { path: path.to_owned(), why });
     }

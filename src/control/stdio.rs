@@ -59,9 +59,9 @@ pub fn stdio() -> io::Result<(Input, Output, Hangup)> {
     };
     let (input, hangup) = match Stream::open(stdin.as_fd(), OFlags::RDONLY, Interest::READABLE)? {
         Some(stream) => {
-            // Registered on its own, for that event alone: reading takes no notice of it.
+            // Registered on its own: what is noticed here does not keep the reader from noticing it.
             let watched = stream.fd.get_ref().try_clone()?;
-            (Reader::Ready(stream), Some(register(watched, Interest::PRIORITY)?))
+            (Reader::Ready(stream), Some(register(watched, Interest::READABLE)?))
         }
         None => (Reader::File(tokio::io::stdin()), None),
     };
@@ -176,7 +176,7 @@ impl Hangup {
     pub async fn wait(&self) {
         let Some(stream) = &self.0 else { return std::future::pending().await };
         loop {
-            match stream.ready(Interest::PRIORITY).await {
+            match stream.ready(Interest::READABLE).await {
                 Ok(guard) if guard.ready().is_read_closed() => return,
                 Ok(mut guard) => guard.clear_ready(),
                 // Readiness is no longer told: what reads will notice.

@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::message;
 use crate::error::{ErrorCode, VpnError};
-use crate::report::{ConnectionState, Event, EventSink, Status};
+use crate::report::{ConnectionState, Event, EventSink, Status, TOLD};
 
 /// Events that wait for the controllers. One that falls further behind loses the oldest of them,
 /// and is told how many. At a few hundred bytes each this holds well under a MiB, for all together.
@@ -114,7 +114,7 @@ impl Controllers {
 impl EventSink for Controllers {
     fn emit(&self, event: Event) {
         let (name, data) = (event.name(), event.data());
-        tracing::debug!(name, %data, "event");
+        tracing::debug!(target: TOLD, name, %data, "event");
         match event {
             // Told when all that is left has been undone.
             Event::Failed(error) => return self.end(End::Failed(error)),

@@ -4,11 +4,11 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ use super::message;
 use super::{Endpoint, Mode};
 use crate::config::load_from_file;
 use crate::control::{Activated, Hangup, ManagementSocket, ServiceManager, stdio};
+use crate::engine::Task;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::{ConnectionState, Events, Status};
 
@@ -65,8 +66,12 @@ pub enum Management {
     },
 }
 
-/// The first run of a configuration file.
-type FirstRun = Pin<Box<dyn Future<Output = Result<(), VpnError>> + Send>>;
+/// A parent that is gone has nothing more to say; what it said before is read within this time.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The first run of a configuration file. Like every call it is never broken off half-way: what it
+/// has set on the host would stay.
+type FirstRun = Task<Result<(), VpnError>>;
 
 impl Daemon {
     /// Runs until a signal, a controller, the end of the parent or a failure ends it; then the peers
@@ -78,27 +83,37 @@ impl Daemon {
         let controllers = Arc::new(Controllers::default());
         let stopped = stop_signal()?;
         let config = self.config.as_deref().map(load_from_file).transpose()?;
-        let (config, base) = match config {
-            Some((config, base)) => (Some(config), base),
-            None => (None, std::env::current_dir().unwrap_or_default()),
-        };
+        let base = std::env::current_dir().unwrap_or_default();
         let mut doors = Doors::open(self.management)?;
         let events = Events::new(Arc::clone(&controllers) as _);
         let endpoint = Arc::new(Endpoint::new(self.mode, events, base));
-        let first_run = config.map(|config| -> FirstRun {
-            let endpoint = Arc::clone(&endpoint);
-            Box::pin(async move { endpoint.run_config(&config).await })
-        });
+        let mut first_run = None;
+        if let Some(config) = config {
+            controllers.own_vpn();
+            first_run = Some(begin(Arc::clone(&endpoint), config).await);
+        }
         let manager = ServiceManager::from_env();
-        let work = Work::new(&endpoint, &controllers, &manager);
+        let work = Work { endpoint: &endpoint, controllers: &controllers, manager: &manager };
         let end = tokio::select! {
             end = controllers.ended() => end,
             () = stopped => End::Asked,
-            end = work.run(&mut doors, first_run) => end,
+            end = work.run(&mut doors, &mut first_run) => end,
         };
-        manager.stopping().await;
-        finish(&endpoint, &controllers, doors, end).await
+        tokio::join!(finish(&endpoint, &controllers, doors, end), manager.stopping()).0
     }
+}
+
+/// Starts the VPN of a configuration file. It has got as far as it can without waiting when this
+/// returns, so that no controller gets ahead of it.
+async fn begin(endpoint: Arc<Endpoint>, config: Value) -> FirstRun {
+    let mut run = Box::pin(async move { endpoint.run_config(&config).await });
+    let begun = poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx))).await;
+    Task::spawn("first run", async move {
+        match begun {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => run.await,
+        }
+    })
 }
 
 /// Undoes everything and lets the controllers go.
@@ -137,13 +152,16 @@ struct Doors {
     parent: Option<Hangup>,
     sessions: JoinSet<()>,
     stdio: Option<(crate::control::Input, crate::control::Output)>,
+    is_managed: bool,
     failing: bool,
 }
 
 impl Doors {
     fn open(management: Management) -> Result<Self, VpnError> {
+        let is_managed = !matches!(management, Management::None);
+        let sessions = JoinSet::new();
         let mut doors =
-            Self { socket: None, parent: None, sessions: JoinSet::new(), stdio: None, failing: false };
+            Self { socket: None, parent: None, stdio: None, sessions, is_managed, failing: false };
         match management {
             Management::None => {}
             Management::Stdio => {
@@ -171,7 +189,16 @@ impl Doors {
 
     /// Lets the next controller in. Cancel-safe.
     async fn admit(&mut self, work: &Work<'_>) {
-        let Some(socket) = &self.socket else { return std::future::pending().await };
+        let Some(socket) = &self.socket else {
+            return match self.sessions.join_next().await {
+                // Without its parent, a daemon that was started by one has no use.
+                Some(ended) => {
+                    report_panic(ended);
+                    work.controllers.end(End::Asked);
+                }
+                None => std::future::pending().await,
+            };
+        };
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             Some(ended) = self.sessions.join_next() => return report_panic(ended),
@@ -195,7 +222,10 @@ impl Doors {
     /// Resolves when the parent is gone. Cancel-safe.
     async fn orphaned(parent: Option<&Hangup>) {
         match parent {
-            Some(hangup) => hangup.wait().await,
+            Some(hangup) => {
+                hangup.wait().await;
+                sleep(LAST_WORDS).await;
+            }
             None => std::future::pending().await,
         }
     }
@@ -224,46 +254,31 @@ struct Work<'a> {
     manager: &'a ServiceManager,
 }
 
-impl<'a> Work<'a> {
-    fn new(
-        endpoint: &'a Arc<Endpoint>,
-        controllers: &'a Arc<Controllers>,
-        manager: &'a ServiceManager,
-    ) -> Self {
-        Self { endpoint, controllers, manager }
-    }
-
+impl Work<'_> {
     fn session(&self) -> (Arc<Endpoint>, Arc<Controllers>) {
         (Arc::clone(self.endpoint), Arc::clone(self.controllers))
     }
 
     /// Runs until something ends the daemon.
-    async fn run(&self, doors: &mut Doors, mut first_run: Option<FirstRun>) -> End {
-        if first_run.is_some() {
-            self.controllers.own_vpn();
-        }
-        // Begun before anybody is let in, so that no controller gets ahead of the file.
-        if let Poll::Ready(outcome) = begin(&mut first_run).await {
-            first_run = None;
-            if let Some(end) = self.first_run_ended(outcome, doors) {
-                return end;
-            }
-        }
+    async fn run(&self, doors: &mut Doors, first_run: &mut Option<FirstRun>) -> End {
         doors.begin(self);
+        // A client is ready when it has begun to try: its server may come later.
         let mut is_ready = first_run.is_none() || self.endpoint.mode() == Mode::Client;
         if is_ready {
             self.manager.ready().await;
         }
         let parent = doors.parent.take();
+        let orphaned = Doors::orphaned(parent.as_ref());
+        tokio::pin!(orphaned);
         let mut status = self.controllers.status();
         let mut watchdog = self.manager.watchdog_interval().map(every);
         loop {
             tokio::select! {
                 () = doors.admit(self) => {}
-                () = Doors::orphaned(parent.as_ref()) => return End::Asked,
-                outcome = wait(&mut first_run) => {
-                    first_run = None;
-                    if let Some(end) = self.first_run_ended(outcome, doors) {
+                () = &mut orphaned => return End::Asked,
+                outcome = wait(first_run) => {
+                    *first_run = None;
+                    if let Some(end) = first_run_ended(outcome, doors.is_managed) {
                         return end;
                     }
                     if !std::mem::replace(&mut is_ready, true) {
@@ -281,37 +296,31 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Whether the end of the first run is the end of the daemon.
-    fn first_run_ended(&self, outcome: Result<(), VpnError>, doors: &Doors) -> Option<End> {
-        let managed = doors.socket.is_some() || doors.parent.is_some();
-        match outcome {
-            Ok(()) => None,
-            // A controller has ended it, and goes on from there.
-            Err(error) if error.code == ErrorCode::Aborted && managed => None,
-            Err(error) => Some(End::Failed(error)),
-        }
-    }
-
     /// Tells the service manager that the engine answers: over the way that a controller's calls go.
     async fn show_life(&self) {
-        let call = Arc::clone(self.endpoint).call("getStatus".to_owned(), serde_json::Value::Null);
+        let call = Arc::clone(self.endpoint).call("getStatus".to_owned(), Value::Null);
         if call.await.is_ok() {
             self.manager.alive().await;
         }
     }
 }
 
-/// Polls the first run once; ready if it has ended by then.
-async fn begin(first_run: &mut Option<FirstRun>) -> Poll<Result<(), VpnError>> {
-    let Some(run) = first_run else { return Poll::Pending };
-    poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx))).await
+/// Whether the end of the first run is the end of the daemon.
+fn first_run_ended(outcome: Result<(), VpnError>, is_managed: bool) -> Option<End> {
+    match outcome {
+        Ok(()) => None,
+        // A controller has ended it, and goes on from there.
+        Err(error) if error.code == ErrorCode::Aborted && is_managed => None,
+        Err(error) => Some(End::Failed(error)),
+    }
 }
 
 async fn wait(first_run: &mut Option<FirstRun>) -> Result<(), VpnError> {
-    match first_run {
-        Some(run) => run.await,
-        None => std::future::pending().await,
-    }
+    let Some(run) = first_run else { return std::future::pending().await };
+    run.join().await.unwrap_or_else(|panic| {
+        let message = format!("a fault of smartvpn ({panic}); please report this");
+        Err(VpnError::new(ErrorCode::Internal, message))
+    })
 }
 
 fn every(period: Duration) -> Interval {

@@ -105,5 +105,7 @@ async fn a_path_that_cannot_be_one_is_refused() {
     let (folder, _) = folder();
     refused(&folder.path().join("x".repeat(108)), ErrorCode::InvalidArgument, "107 bytes");
     refused(Path::new("/"), ErrorCode::InvalidArgument, "names no file");
-    refused(&folder.path().join("missing/socket"), ErrorCode::FileError, "cannot be made");
+    refused(&folder.path().join("missing/socket"), ErrorCode::InvalidArgument, "does not exist");
+    refused(&folder.path().join("a\nb"), ErrorCode::InvalidArgument, "control character");
+    refused(&folder.path().join(".."), ErrorCode::InvalidArgument, "names no file");
 }
