@@ -235,7 +235,7 @@ for (const transport of TRANSPORTS) {
 
     it('lets the process end when it is unref()ed, or merely started', async () => {
       await site.serve();
-      const { agent } = await site.connect();
+      const { agent } = await site.connect({ routes: ['0.0.0.0/0'] });
       await agent.run(({ vpns }) => void vpns.values().next().value.unref());
       const idle = await site.agent(site.client);
       await idle.startedClient();
