@@ -23,6 +23,15 @@ export declare class NativeEngine {
   release(): void
 }
 
+/** Reads a configuration file (API §4). Resolves with JSON text: `{"config":…}` or `{"error":…}`. */
+export declare function loadConfig(path: string): Promise<string>
+
+/**
+ * Writes a configuration file (API §4), given as JSON text. Resolves with null, or the error as
+ * JSON text.
+ */
+export declare function saveConfig(path: string, config: string): Promise<string | null>
+
 /**
  * Checks a configuration, given as JSON text, of mode `client` or `server`. Returns null, or the
  * error as JSON text.

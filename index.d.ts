@@ -294,7 +294,9 @@ export interface IVpnClientConfig {
   serverPublicKey: string;
 
   /**
-   * Resolvers for the tunnel: IP addresses, 8 at most. Reported by `getStatus()`, not set on the host yet.
+   * Resolvers for the tunnel: IP addresses, 8 at most. While the tunnel is up, the programs of this host ask
+   * them for names, through the tunnel; `getStatus().dns` tells how that was set. `[]` leaves the host's
+   * resolvers alone.
    *
    * @default the server's
    */
@@ -419,7 +421,10 @@ export interface IVpnStatus {
   lastError?: string;
   lastErrorCode?: string;
 
-  /** The resolvers in force, and who was told of them. */
+  /**
+   * A client's resolvers that are set on this host, and how: systemd-resolved was told, the program
+   * `resolvconf` was, `/etc/resolv.conf` was rewritten, or none were set.
+   */
   dns?: { servers: string[]; by: 'resolved' | 'resolvconf' | 'file' | 'none' };
 }
 
@@ -849,11 +854,11 @@ export class VpnConfig {
   static validateServerConfig(config: unknown): asserts config is IVpnServerConfig;
 
   /**
-   * Reads a configuration from a JSON file. Relative paths in it start at the file's folder. Does not check
-   * the fields; whoever is given the configuration does.
+   * Reads a configuration from a JSON file of at most 1 MiB. Relative paths in it start at the file's folder, and
+   * are absolute in what it resolves with. Does not check the fields; whoever is given the configuration does.
    *
-   * @throws {VpnError} `file-error` with the system's error as `cause`; `invalid-config` if it holds no JSON
-   *   object
+   * @throws {VpnError} `file-error` with the system's error as `cause`, also for a file with a private key that
+   *   others than its owner may read (`chmod 600` mends that); `invalid-config` if it holds no JSON object
    */
   static loadFromFile<T = IVpnClientConfig | IVpnServerConfig>(path: string | URL): Promise<T>;
 
@@ -864,6 +869,65 @@ export class VpnConfig {
    * @throws {VpnError} `file-error` with the system's error as `cause`; `invalid-config` if it is no plain data
    */
   static saveToFile(path: string | URL, config: object): Promise<void>;
+}
+
+// --------------------------------------------------------------------------------- services
+
+/** The system that this process runs on. */
+export type TVpnPlatform = 'linux' | 'macos' | 'windows' | 'unknown';
+
+/** What a service manager is to run. Paths are absolute; line breaks and control characters are refused. */
+export interface IVpnServiceOptions {
+  /** The daemon: `smartvpn_daemon`. Without quotes, backslashes, colons and dollar signs. */
+  binaryPath: string;
+
+  /**
+   * Where the daemon is to listen for those who control it, as `/run/smartvpn/server.sock`; 107 bytes at most.
+   * A folder below `/run` is made by the service manager; another must be there, and be nobody else's.
+   */
+  socketPath: string;
+
+  mode: 'client' | 'server';
+
+  /** The configuration to run from the start. Without it the daemon waits for a program to give it one. */
+  configPath?: string;
+
+  /**
+   * Whose process it is: 1–31 of `A-Z a-z 0-9 _ -`, not beginning with a digit or `-`. The user must be able to
+   * read the configuration and what it names; and only root keeps a journal without `stateDir`.
+   *
+   * @default root, with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE and no other power
+   */
+  user?: string;
+}
+
+/** Writes service units for the daemon, as text. Nothing is installed. */
+export class VpnInstaller {
+  private constructor();
+
+  static detectPlatform(): TVpnPlatform;
+
+  /**
+   * A unit for systemd, such as `/etc/systemd/system/smartvpn-server.service`: ready when the VPN is, watched,
+   * restarted after a failure, and confined to what the daemon needs.
+   *
+   * @throws {VpnError} `invalid-argument`
+   */
+  static generateSystemdUnit(options: IVpnServiceOptions): string;
+
+  /**
+   * A property list for launchd.
+   *
+   * @throws {VpnError} `invalid-argument`
+   */
+  static generateLaunchdPlist(options: IVpnServiceOptions): string;
+
+  /**
+   * The one of both that this platform takes.
+   *
+   * @throws {VpnError} `invalid-argument`; `unsupported-platform` where there is neither
+   */
+  static generateServiceUnit(options: IVpnServiceOptions): string;
 }
 
 // ------------------------------------------------------------------------------------ errors

@@ -139,19 +139,6 @@ test('wrong arguments are invalid-argument, thrown by the constructor and reject
   }
 });
 
-test('the transports of a later version can be named, and start() says that they are not there', async () => {
-  installFakeNative();
-  for (const transport of [
-    { transport: 'stdio' },
-    { transport: 'stdio', daemonPath: '/usr/bin/smartvpn_daemon' },
-    { transport: 'socket', socketPath: '/run/smartvpn.sock', reconnectBaseDelayMs: 100 },
-  ]) {
-    const client = new VpnClient({ transport });
-    await rejectsWith(client.start(), 'unsupported-method', /later version/);
-    assert.equal(client.running, false);
-  }
-});
-
 test('an engine that cannot be made rejects start(), and leaves nothing running', async () => {
   const refusal = Object.assign(new Error('no such thing'), { code: 'permission-denied' });
   installFakeNative({ refuse: refusal });

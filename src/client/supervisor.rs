@@ -296,7 +296,8 @@ impl Run {
                     None => {
                         confirmed = Some(Instant::now());
                         tunnel.set_online(true, &self.traffic);
-                        shared.set_connected(status(&hello, remote), mtu);
+                        let dns = Some(tunnel.dns());
+                        shared.set_connected(Status { dns, ..status(&hello, remote) }, mtu);
                         self.bad_requests = 0;
                         if let Some(reply) = self.reply.take() {
                             answer(reply, Ok(assigned(&hello)));
