@@ -44,6 +44,7 @@ class FakeEngine {
   state = 'disconnected';
   requests = [];
   undone = [];
+  released = false;
   #onAnswer;
   #onEvent;
   #answers;
@@ -72,6 +73,10 @@ class FakeEngine {
   undo(timeoutMs) {
     this.undone.push(timeoutMs);
     return true;
+  }
+
+  release() {
+    this.released = true;
   }
 
   answer(id, success, body) {
