@@ -1,5 +1,7 @@
 'use strict';
 
+const { getSystemErrorName } = require('node:util');
+
 /** Shared by every copy of this package in a process, so that `instanceof` holds across them. */
 const kVpnError = Symbol.for('smartvpn.VpnError');
 
@@ -37,8 +39,16 @@ class VpnError extends Error {
 function toVpnError({ code, message, path, cause }) {
   return new VpnError(code, message, {
     path: path ?? undefined,
-    cause: cause ? new Error(cause) : undefined,
+    cause: cause ? toSystemError(cause) : undefined,
   });
+}
+
+/** Rust ends the text of a system error with its number; Node's own have `code` and `errno`. */
+function toSystemError(text) {
+  const error = new Error(text);
+  const number = Number(/\(os error (\d+)\)$/.exec(text)?.[1]);
+  if (number > 0) Object.assign(error, { errno: -number, code: getSystemErrorName(-number) });
+  return error;
 }
 
 module.exports = { VpnError, toVpnError };

@@ -44,6 +44,7 @@ class FakeEngine {
   state = 'disconnected';
   requests = [];
   undone = [];
+  released = false;
   #onAnswer;
   #onEvent;
   #answers;
@@ -74,6 +75,10 @@ class FakeEngine {
     return true;
   }
 
+  release() {
+    this.released = true;
+  }
+
   answer(id, success, body) {
     this.#onAnswer(id, success, JSON.stringify(body));
   }
@@ -96,11 +101,19 @@ class FakeEngine {
 /**
  * Puts a fake addon in place, whose engines answer as `answers` says.
  *
- * @returns {{ engines: FakeEngine[], validations: unknown[] }} the engines in the order they were made
+ * @returns {{ engines: FakeEngine[], validations: unknown[], saved: unknown[] }} the engines in the order they
+ *   were made; what was asked about configurations
  */
-function installFakeNative({ answers = {}, validate = () => null, refuse } = {}) {
+function installFakeNative({
+  answers = {},
+  validate = () => null,
+  loads = () => ({ config: {} }),
+  saves = () => null,
+  refuse,
+} = {}) {
   const engines = [];
   const validations = [];
+  const saved = [];
   replaceNative({
     NativeEngine: class extends FakeEngine {
       constructor(mode, onAnswer, onEvent) {
@@ -115,9 +128,15 @@ function installFakeNative({ answers = {}, validate = () => null, refuse } = {})
       const fault = validate(mode, config);
       return fault && JSON.stringify(fault);
     },
+    loadConfig: async (path) => JSON.stringify(loads(path)),
+    async saveConfig(path, text) {
+      saved.push({ path, config: JSON.parse(text) });
+      const fault = saves(path);
+      return fault && JSON.stringify(fault);
+    },
     version: () => '0.0.0-fake',
   });
-  return { engines, validations };
+  return { engines, validations, saved };
 }
 
 function fails(code, message = code, details = {}) {

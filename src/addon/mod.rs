@@ -11,10 +11,11 @@ mod events;
 
 use std::path::Path;
 
-use napi::bindgen_prelude::create_custom_tokio_runtime;
+use napi::bindgen_prelude::{create_custom_tokio_runtime, spawn_blocking};
 use napi_derive::{module_init, napi};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::config::{load_from_file, save_to_file};
 use crate::error::VpnError;
 use crate::management::{error_body, validate};
 
@@ -44,6 +45,25 @@ pub fn validate_config(mode: String, config: String) -> napi::Result<Option<Stri
     let config: Value = serde_json::from_str(&config).map_err(|error| invalid(&error))?;
     // Relative paths are only looked up when the configuration is used.
     Ok(validate(mode, &config, Path::new("")).err().map(|error| body(&error)))
+}
+
+/// Reads a configuration file (API §4). Resolves with JSON text: `{"config":…}` or `{"error":…}`.
+#[napi]
+pub async fn load_config(path: String) -> napi::Result<String> {
+    let load = move || match load_from_file(Path::new(&path)) {
+        Ok(config) => json!({ "config": config }).to_string(),
+        Err(error) => json!({ "error": error_body(&error) }).to_string(),
+    };
+    spawn_blocking(load).await.map_err(|error| napi::Error::from_reason(error.to_string()))
+}
+
+/// Writes a configuration file (API §4), given as JSON text. Resolves with null, or the error as
+/// JSON text.
+#[napi]
+pub async fn save_config(path: String, config: String) -> napi::Result<Option<String>> {
+    let config: Value = serde_json::from_str(&config).map_err(|error| invalid(&error))?;
+    let save = move || save_to_file(Path::new(&path), &config).err().map(|error| body(&error));
+    spawn_blocking(save).await.map_err(|error| napi::Error::from_reason(error.to_string()))
 }
 
 fn body(error: &VpnError) -> String {

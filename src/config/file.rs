@@ -9,20 +9,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::values;
 use crate::error::{ErrorCode, VpnError};
 
 /// The longest configuration that is read, in bytes. Thousands of clients and routes fit; what is
 /// longer is some other file.
 const SIZE_LIMIT: u64 = 1024 * 1024;
 
-/// Reads a configuration and the folder that its relative paths are taken from. Whether its fields
-/// are right is for `parse` to say.
+/// Reads a configuration. Relative paths in it start at its folder, and are absolute in what is
+/// returned. Whether its fields are right is for `parse` to say.
 ///
 /// # Errors
 ///
 /// `file-error` if the file can't be read, is longer than 1 MiB, or holds a private key that others
-/// than its owner may read; `invalid-config` if it is not JSON, with line and column.
-pub fn load_from_file(path: &Path) -> Result<(Value, PathBuf), VpnError> {
+/// than its owner may read; `invalid-config` if it is not JSON, with line and column, or no object.
+pub fn load_from_file(path: &Path) -> Result<Value, VpnError> {
     let failed = |error| file_error("read", path, &error);
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
@@ -34,16 +35,20 @@ pub fn load_from_file(path: &Path) -> Result<(Value, PathBuf), VpnError> {
     if text.len() as u64 > SIZE_LIMIT {
         return Err(failed(io::Error::other(format!("it is longer than {SIZE_LIMIT} bytes"))));
     }
-    let value: Value = serde_json::from_str(&text).map_err(|error| {
+    let mut value: Value = serde_json::from_str(&text).map_err(|error| {
         // Its own words could quote what stands there, and so a key.
         let place = format!("line {}, column {}", error.line(), error.column());
         VpnError::config("", format!("{} is not valid JSON ({place})", path.display()))
     })?;
-    if value.get("privateKey").is_some() {
+    let Value::Object(fields) = &mut value else {
+        return Err(VpnError::config("", format!("{} must hold a JSON object", path.display())));
+    };
+    if fields.contains_key("privateKey") {
         check_private(path, &metadata)?;
     }
-    let folder = std::path::absolute(path).map_err(failed)?.parent().map(Path::to_owned);
-    Ok((value, folder.unwrap_or_default()))
+    let path = std::path::absolute(path).map_err(failed)?;
+    values::make_paths_absolute(fields, path.parent().unwrap_or(Path::new("/")));
+    Ok(value)
 }
 
 /// Writes a configuration, readable by its owner only. The file, or what a symbolic link points to,
@@ -140,7 +145,7 @@ mod tests {
         let path = folder.path().join("server.json");
         for config in [json!({ "privateKey": "x", "mtu": 1420 }), json!({ "ü": ["a\nb"] })] {
             save_to_file(&path, &config).unwrap();
-            assert_eq!(load_from_file(&path).unwrap(), (config, folder.path().to_owned()));
+            assert_eq!(load_from_file(&path).unwrap(), config);
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
@@ -222,7 +227,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("long.json");
         fs::write(&path, format!("{{}}{}", " ".repeat(SIZE_LIMIT as usize - 2))).unwrap();
-        assert_eq!(load_from_file(&path).unwrap().0, json!({}));
+        assert_eq!(load_from_file(&path).unwrap(), json!({}));
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_files_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.json");
+        let pem = "-----BEGIN CERTIFICATE-----\n";
+        let written =
+            json!({ "tlsCert": "tls/cert.pem", "tlsKey": "/etc/key.pem", "tlsCa": pem, "stateDir": "state" });
+        save_to_file(&path, &written).unwrap();
+        let (cert, state) = (folder.path().join("tls/cert.pem"), folder.path().join("state"));
+        let read = json!({ "tlsCert": cert, "tlsKey": "/etc/key.pem", "tlsCa": pem, "stateDir": state });
+        assert_eq!(load_from_file(&path).unwrap(), read);
+        for untouched in [json!({ "stateDir": null }), json!({ "tlsCa": "" }), json!({ "tlsCert": 7 })] {
+            save_to_file(&path, &untouched).unwrap();
+            assert_eq!(load_from_file(&path).unwrap(), untouched);
+        }
+    }
+
+    #[test]
+    fn what_holds_no_object_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.json");
+        for text in ["[]", "null", "7", "\"x\""] {
+            fs::write(&path, text).unwrap();
+            let error = load_from_file(&path).unwrap_err();
+            assert_eq!((error.code, error.path.as_deref()), (ErrorCode::InvalidConfig, Some("")));
+        }
     }
 
     #[test]

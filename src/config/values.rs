@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::defaults;
@@ -24,6 +24,9 @@ const PEM_LIMIT: u64 = 1024 * 1024;
 
 /// What a PEM text begins with; everything else is a path.
 const PEM_START: &str = "-----BEGIN";
+
+/// The fields that hold paths, or PEM text in their place.
+const PATHS: &[&str] = &["tlsCa", "tlsCert", "tlsKey", "stateDir"];
 
 /// Where state outlives the process (the journal of what is set on the host).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -217,9 +220,25 @@ pub(super) fn pem(field: &Field<'_>, base_dir: &Path) -> Result<PemSource, VpnEr
     }
 }
 
-/// A path, taken from `base_dir` if it is relative.
+/// Makes the paths of a configuration mean the same wherever it is used.
+pub(super) fn make_paths_absolute(config: &mut Map<String, Value>, base_dir: &Path) {
+    for name in PATHS {
+        let Some(Value::String(path)) = config.get_mut(*name) else { continue };
+        if path.is_empty() || path.starts_with(PEM_START) {
+            continue;
+        }
+        // A folder whose name is not Unicode cannot be told in JSON: the path then stays relative.
+        if let Some(absolute) = base_dir.join(&*path).to_str() {
+            *path = absolute.to_owned();
+        }
+    }
+}
+
+/// A path, taken from `base_dir` if it is relative. Control characters (a newline, a NUL) are somebody's
+/// mistake; all else may stand in a file's name.
 fn path(field: &Field<'_>, must: &str, base_dir: &Path) -> Result<PathBuf, VpnError> {
-    text(field, must, |path| !path.is_empty() && !path.contains('\0')).map(|path| base_dir.join(path))
+    text(field, must, |path| !path.is_empty() && !path.contains(char::is_control))
+        .map(|path| base_dir.join(path))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
@@ -39,6 +40,8 @@ pub(super) fn run(program: &str, arguments: &[&str], input: &[u8], limit: Durati
         .env("PATH", SEARCH.join(":"))
         .env("LC_ALL", "C")
         .current_dir("/")
+        // Ctrl-C is meant for the program, which then puts the host back, and needs this child for it.
+        .process_group(0)
         .stdin(stdin)
         .stdout(stdout.try_clone()?)
         .stderr(stderr.try_clone()?)
@@ -119,6 +122,15 @@ mod tests {
         let failing = run("cat", &["/smartvpn-no-such-file"], b"", LONG).unwrap();
         assert!(!failing.status.success());
         assert!(failing.stderr.contains("/smartvpn-no-such-file"), "{}", failing.stderr);
+    }
+
+    #[test]
+    fn gives_a_child_a_process_group_of_its_own() {
+        let stat = run("cat", &["/proc/self/stat"], b"", LONG).unwrap().stdout;
+        let stat = String::from_utf8(stat).unwrap();
+        let fields: Vec<&str> = stat.split(' ').collect();
+        let (pid, group) = (fields[0], fields[4]);
+        assert_eq!(group, pid, "{stat}");
     }
 
     #[test]
