@@ -101,6 +101,35 @@ describe('the host’s resolvers', { skip: requires('dig') }, () => {
     await site.assertAsFound(site.client);
   });
 
+  it('are asked for the server itself, and do not keep it from being found again', async () => {
+    const server = await serve({ tlsCert: undefined, tlsKey: undefined });
+    // The names of the internet: this one is the VPN server's there.
+    const names = await site.agent(site.internet);
+    const options = { address: SERVER.address };
+    await names.run(async ({ load }, to) => (await load('./lab-web.mjs')).serveWeb(to), options);
+    const before = await text();
+    await site.client.sh('echo nameserver 10.90.1.1 > /etc/resolv.conf');
+    const byName = {
+      serverUrl: `ws://web.test:${PORT}/`,
+      tlsCa: undefined,
+      reconnect: { baseDelayMs: 100, maxDelayMs: 300 },
+    };
+    const { agent } = await site.connect(byName);
+    await agent.kill();
+    assert.deepEqual(await named(), [WEB.address], 'which nothing leads to now');
+
+    const { vpn } = await site.connect(byName);
+    assert.deepEqual((await vpn.getStatus()).dns, BY_FILE);
+    await server.agent.close();
+    await vpn.event('status', ({ state }) => state === 'reconnecting');
+    vpn.forget();
+    await site.serve(server.config);
+    await vpn.event('status', ({ state }) => state === 'connected', 20_000);
+    await vpn.disconnect();
+    assert.deepEqual(await named(), ['10.90.1.1']);
+    await site.client.sh(`printf '%s' '${before}' > /etc/resolv.conf`);
+  });
+
   it('are a link again where they were one, and its target is not touched', async () => {
     await serve();
     await site.client.sh(`
