@@ -48,15 +48,14 @@ pub enum Bond {
 }
 
 /// Serves one controller until it leaves or the daemon ends. What it has asked for is carried out
-/// even if it leaves.
-pub async fn serve(
-    input: impl AsyncRead + Unpin + Send,
-    output: impl AsyncWrite + Unpin + Send,
+/// even if it leaves. It sees the events from this call on, not only from the first poll.
+pub fn serve(
+    input: impl AsyncRead + Unpin + Send + 'static,
+    output: impl AsyncWrite + Unpin + Send + 'static,
     endpoint: Arc<Endpoint>,
     controllers: Arc<Controllers>,
     bond: Bond,
-) {
-    // Subscribed first: nothing that happens after `ready` is missed.
+) -> impl Future<Output = ()> + Send {
     let events = controllers.subscribe();
     let mut controller = Controller {
         input: Box::new(input),
@@ -73,14 +72,14 @@ pub async fn serve(
         bond,
     };
     controller.waiting.push(message::ready(controller.endpoint.mode()).as_bytes());
-    controller.run().await;
+    async move { controller.run().await }
 }
 
 type Answer = (RequestId, bool, Result<Value, VpnError>);
 
-struct Controller<'a> {
-    input: Box<dyn AsyncRead + Unpin + Send + 'a>,
-    output: Box<dyn AsyncWrite + Unpin + Send + 'a>,
+struct Controller {
+    input: Box<dyn AsyncRead + Unpin + Send>,
+    output: Box<dyn AsyncWrite + Unpin + Send>,
     lines: Lines,
     chunk: Box<[u8; CHUNK]>,
     /// Lines that wait to be written.
@@ -109,7 +108,7 @@ enum State {
     Broken,
 }
 
-impl Controller<'_> {
+impl Controller {
     async fn run(&mut self) {
         let mut closing = self.controllers.closing();
         while !self.is_done() {

@@ -87,10 +87,16 @@ impl Daemon {
         let mut doors = Doors::open(self.management)?;
         let events = Events::new(Arc::clone(&controllers) as _);
         let endpoint = Arc::new(Endpoint::new(self.mode, events, base));
+        // The parent sees what happens from the start on, but speaks only once the VPN of its file is
+        // under way.
+        let parent = doors.parent_session(&endpoint, &controllers);
         let mut first_run = None;
         if let Some(config) = config {
             controllers.own_vpn();
             first_run = Some(begin(Arc::clone(&endpoint), config).await);
+        }
+        if let Some(parent) = parent {
+            doors.sessions.spawn(parent);
         }
         let manager = ServiceManager::from_env();
         let work = Work { endpoint: &endpoint, controllers: &controllers, manager: &manager };
@@ -179,12 +185,14 @@ impl Doors {
         Ok(doors)
     }
 
-    /// Serves the parent, if there is one.
-    fn begin(&mut self, work: &Work<'_>) {
-        if let Some((input, output)) = self.stdio.take() {
-            let session = work.session();
-            self.sessions.spawn(serve(input, output, session.0, session.1, Bond::Parent));
-        }
+    /// The session of the parent, if there is one.
+    fn parent_session(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        controllers: &Arc<Controllers>,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let (input, output) = self.stdio.take()?;
+        Some(serve(input, output, Arc::clone(endpoint), Arc::clone(controllers), Bond::Parent))
     }
 
     /// Lets the next controller in. Cancel-safe.
@@ -261,7 +269,6 @@ impl Work<'_> {
 
     /// Runs until something ends the daemon.
     async fn run(&self, doors: &mut Doors, first_run: &mut Option<FirstRun>) -> End {
-        doors.begin(self);
         // A client is ready when it has begun to try: its server may come later.
         let mut is_ready = first_run.is_none() || self.endpoint.mode() == Mode::Client;
         if is_ready {
