@@ -504,7 +504,10 @@ mod tests {
         let kept = r#"{"kept":{"switch":{"family":"v6","interface":"lan0","key":"forwarding"},"value":"1"}}"#;
         let table = r#"{"table":{"name":"smartvpn-vpn0"}}"#;
         let switched = r#"{"switched":{"switch":{"family":"v4","interface":"eth0","key":"forwarding"},"old":"0","new":"1","umbrella":[{"family":"v4","interface":"all","key":"forwarding"},"0"]}}"#;
-        let lines = [route, refusing, kept, table, switched];
+        let resolved = r#"{"resolvers":{"resolved":{"name":"vpn0","ifindex":7}}}"#;
+        let resolvconf = r#"{"resolvers":{"resolvconf":{"name":"tun.vpn0","flavour":"openresolv"}}}"#;
+        let file = r#"{"resolvers":{"file":{"original":{"file":{"content":"IyBieSBoYW5kCg==","mode":420,"uid":0,"gid":0}},"written":["nameserver 10.8.0.1\n"]}}}"#;
+        let lines = [route, refusing, kept, table, switched, resolved, resolvconf, file];
         for line in lines {
             let change: Change = serde_json::from_str(line).unwrap();
             assert_eq!(serde_json::to_string(&change).unwrap(), line);

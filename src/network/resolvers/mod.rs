@@ -259,7 +259,7 @@ fn not_taken_by_resolved(refusal: Refusal) -> NetworkError {
 }
 
 fn unwritable(source: io::Error) -> NetworkError {
-    failed(format!("{PATH} cannot be written (is it immutable or on a read-only file system?)"), source)
+    failed(format!("{PATH} cannot be written: is it read-only, immutable, or another user's?"), source)
 }
 
 /// The file is ours, and who wrote it left no word about what was there before.
