@@ -143,7 +143,9 @@ test('a client that connects is kept, and its events come, until it is idle', op
     silent.close();
     say(collected);
   `);
-  assert.deepEqual(told[0], ['connecting', 0]);
-  assert.deepEqual(told.at(-1), ['timeout', 0], `${told}`);
+  // The answer and the last state come by ways of their own, in either order.
+  const said = told.map(([what]) => what);
+  assert.deepEqual(said.toSorted(), ['connecting', 'disconnected', 'timeout'], `${said}`);
+  assert.ok(told.every(([, gone]) => gone === 0));
   assert.equal(after, 1);
 });

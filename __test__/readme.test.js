@@ -19,6 +19,7 @@ const { after, before, test } = require('node:test');
 const smartvpn = require('../index.js');
 const { ROOT } = require('./support/child.js');
 const { PROGRAMS, README } = require('./support/readme.js');
+const { startSocketDaemon } = require('./support/stand-in-daemon.js');
 
 const TYPES = readFileSync(join(ROOT, 'index.d.ts'), 'utf8');
 
@@ -52,7 +53,7 @@ async function runProgram(name, args = [], until) {
 test('the README has the programs of the quick start', () => {
   assert.deepEqual(
     Object.keys(PROGRAMS).filter((name) => !/^\d/.test(name)),
-    ['keys.mjs', 'server.mjs', 'client.mjs', 'server-tls.mjs', 'client-tls.mjs'],
+    ['keys.mjs', 'server.mjs', 'client.mjs', 'server-tls.mjs', 'client-tls.mjs', 'socket.mjs'],
   );
 });
 
@@ -80,7 +81,7 @@ test('client.mjs connects, and stays', async () => {
 });
 
 for (const name of Object.keys(PROGRAMS).filter(
-  (file) => !['keys.mjs', 'server.mjs', 'client.mjs'].includes(file),
+  (file) => !['keys.mjs', 'server.mjs', 'client.mjs', 'socket.mjs'].includes(file),
 )) {
   test(`${name} runs, and holds its process`, async () => {
     writeFileSync(join(folder, name), `${PROGRAMS[name]}\nconsole.log('done');\n`);
@@ -88,6 +89,15 @@ for (const name of Object.keys(PROGRAMS).filter(
     assert.equal(signal, 'SIGTERM', output);
   });
 }
+
+test('socket.mjs asks a daemon that runs already, and leaves it running', async (t) => {
+  const daemon = await startSocketDaemon(t, { answers: { getStatus: () => ({ state: 'connected' }) } });
+  const program = PROGRAMS['socket.mjs'].replace('/run/smartvpn/client.sock', daemon.path);
+  writeFileSync(join(folder, 'socket.mjs'), program);
+  const { code, output } = await runProgram('socket.mjs');
+  assert.deepEqual([code, output], [0, "{ state: 'connected' }\n"]);
+  assert.deepEqual(daemon.methods, ['getStatus']);
+});
 
 test('the README names every method, event, configuration field and error code', () => {
   const missing = namesToExplain().filter(
