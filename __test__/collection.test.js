@@ -144,6 +144,9 @@ test('a client that connects is kept, and its events come, until it is idle', op
     say(collected);
   `);
   assert.deepEqual(told[0], ['connecting', 0]);
-  assert.deepEqual(told.at(-1), ['timeout', 0], `${told}`);
+  assert.ok(
+    told.some(([what]) => what === 'timeout') && told.every(([, collected]) => collected === 0),
+    `${told}`,
+  );
   assert.equal(after, 1);
 });
