@@ -130,8 +130,9 @@ function installFakeNative({
     },
     loadConfig: async (path) => JSON.stringify(loads(path)),
     async saveConfig(path, text) {
-      saved.push({ path, config: JSON.parse(text) });
-      const fault = saves(path);
+      const config = JSON.parse(text);
+      saved.push({ path, config });
+      const fault = saves(path, config);
       return fault && JSON.stringify(fault);
     },
     version: () => '0.0.0-fake',
