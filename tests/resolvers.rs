@@ -344,17 +344,26 @@ fn a_link_out_of_a_read_only_folder_is_written_through() {
 #[test]
 fn what_cannot_be_written_is_told_and_left_whole() {
     on_a_host("what_cannot_be_written_is_told_and_left_whole", |state| {
+        let is_refused = || {
+            block_on(async {
+                let mut tunnel = Tunnel::new("vpn0", Some(state)).await;
+                let error = tunnel.set(&["10.8.0.1"]).await.unwrap_err();
+                assert_eq!(error.code(), ErrorCode::DnsFailed);
+                for part in [RESOLV_CONF, "`dns: []`"] {
+                    assert!(error.to_string().contains(part), "{error}");
+                }
+                tunnel.down().await;
+            });
+            assert_as_found();
+        };
+        // Many administrators do so, to keep it from being rewritten. Before Linux 6.6 a file system in
+        // memory does not know it.
+        if has("chattr") && attempt("chattr", "+i /etc/resolv.conf").status.success() {
+            is_refused();
+            run("chattr", "-i /etc/resolv.conf");
+        }
         run("mount", "-o remount,bind,ro /etc");
-        block_on(async {
-            let mut tunnel = Tunnel::new("vpn0", Some(state)).await;
-            let error = tunnel.set(&["10.8.0.1"]).await.unwrap_err();
-            assert_eq!(error.code(), ErrorCode::DnsFailed);
-            for part in [RESOLV_CONF, "`dns: []`"] {
-                assert!(error.to_string().contains(part), "{error}");
-            }
-            tunnel.down().await;
-        });
-        assert_as_found();
+        is_refused();
     });
 }
 
