@@ -140,6 +140,17 @@ describe('a daemon with a socket', { skip: notBuilt }, () => {
     assert.deepEqual(await daemon.end(), [0, null], daemon.stderr);
   });
 
+  it('is not held up by a log that nobody reads', async (t) => {
+    const { daemon, socket } = await serving(t, { env: { RUST_LOG: 'trace' } });
+    const controller = await Controller.connect(socket);
+    daemon.child.stderr.pause();
+    // Each call is traced with some 80 bytes; the pipe holds 64 KiB.
+    for (let index = 0; index < 4_000; index++) await controller.result('getStatus');
+    const told = daemon.stderr.length;
+    daemon.child.stderr.resume();
+    await eventually(() => assert.ok(daemon.stderr.length > told + 65_536, `${daemon.stderr.length}`));
+  });
+
   it('refuses to share a socket, and replaces one that is stale', async (t) => {
     const { daemon, socket } = await serving(t);
     const second = await refused(t, socket);
@@ -484,11 +495,11 @@ describe('a daemon with a VPN and controllers', { skip: requires() || notBuilt }
 });
 
 /** A daemon with a socket in a folder of its own. */
-async function serving(t, { mode = 0o700, vpn = 'server', args = [], host } = {}) {
+async function serving(t, { mode = 0o700, vpn = 'server', args = [], host, env } = {}) {
   const path = folder(t);
   chmodSync(path, mode);
   const socket = join(path, 'control.sock');
-  const daemon = await Daemon.listening(t, socket, ['--mode', vpn, ...args], { host });
+  const daemon = await Daemon.listening(t, socket, ['--mode', vpn, ...args], { host, env });
   return { socket, daemon };
 }
 

@@ -9,6 +9,7 @@ use clap::{ArgGroup, Parser};
 use smartvpn::control::{activated_socket, raise_open_files};
 use smartvpn::management::{Daemon, Management, Mode, error_body, generate_keypair};
 use smartvpn::report::TOLD;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 /// What is left to threads that wait for the system (a name that does not resolve) at the end.
@@ -51,13 +52,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Without a mode there is nothing to run: the parser requires it with all else.
     let Some(mode) = arguments.mode else { return print_line(&generate_keypair().to_string()) };
-    start_log(arguments.management);
+    // Before the log's thread: it changes the environment.
+    let activated = arguments.management_socket.as_ref().and_then(|_| activated_socket());
+    let _log = start_log(arguments.management);
     raise_open_files();
     let speaks_on_stdout = arguments.management;
     let management = match arguments.management_socket {
-        Some(path) => {
-            Management::Socket { path, group: arguments.management_group, activated: activated_socket() }
-        }
+        Some(path) => Management::Socket { path, group: arguments.management_group, activated },
         None if arguments.management => Management::Stdio,
         None => Management::None,
     };
@@ -84,14 +85,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs to stderr. With `told`, what controllers are told as an event is left out: the parent reads
-/// both.
-fn start_log(told: bool) {
+/// Lines of the log that wait for whoever reads stderr. More are dropped: a reader that has stopped
+/// must not stop the VPN, and what happened a thousand lines ago is of less use than the tunnel.
+const LOG_LINES: usize = 1024;
+
+/// Logs to stderr, by a thread of its own. With `told`, what controllers are told as an event is left
+/// out: the parent reads both. What waits is written when the guard is dropped.
+fn start_log(told: bool) -> WorkerGuard {
     let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "smartvpn=info".into());
     if told && let Ok(directive) = format!("{TOLD}=off").parse() {
         filter = filter.add_directive(directive);
     }
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG_LINES)
+        .lossy(true)
+        .thread_name("smartvpn-log")
+        .finish(std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).init();
+    guard
 }
 
 fn print_line(line: &str) -> ExitCode {
