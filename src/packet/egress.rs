@@ -47,3 +47,59 @@ impl Egress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::ip::tests::{v4, v6};
+
+    fn pass(bytes: &[u8], mtu: u16) -> Result<Vec<Vec<u8>>, DropReason> {
+        let mut forwarded = Vec::new();
+        let mut bytes = bytes.to_vec();
+        Egress::default().pass(&mut bytes, mtu, |packet| forwarded.push(packet.to_vec()))?;
+        Ok(forwarded)
+    }
+
+    fn four(length: usize, dont_fragment: bool) -> Vec<u8> {
+        let mut bytes = v4([10, 8, 0, 1], [10, 8, 0, 2], 17, &vec![1; length - 20]);
+        bytes[6] = if dont_fragment { 0x40 } else { 0 };
+        bytes
+    }
+
+    fn six(length: usize) -> Vec<u8> {
+        v6("fd00::1", "fd00::2", 17, &vec![1; length - 40])
+    }
+
+    #[test]
+    fn what_fits_passes_unchanged() {
+        for bytes in
+            [four(20, true), four(21, false), four(1419, true), four(1420, false), six(40), six(1420)]
+        {
+            assert_eq!(pass(&bytes, 1420), Ok(vec![bytes]));
+        }
+    }
+
+    #[test]
+    fn what_is_too_big_is_cut_where_that_is_allowed() {
+        let parts = pass(&four(1421, false), 1420).unwrap();
+        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [1420, 21]);
+        assert_eq!(pass(&four(1421, true), 1420), Err(DropReason::TooBig));
+        assert_eq!(pass(&six(1421), 1420), Err(DropReason::TooBig));
+    }
+
+    #[test]
+    fn a_beginning_is_too_big_if_the_rest_made_it_so() {
+        for whole in [four(5000, true), four(5000, false), six(5000)] {
+            assert_eq!(pass(&whole[..2048], 1420), Err(DropReason::TooBig));
+        }
+        assert_eq!(pass(&four(1400, true)[..1399], 1420), Err(DropReason::Malformed));
+    }
+
+    #[test]
+    fn what_is_no_packet_is_malformed() {
+        for bytes in [vec![], vec![0x45; 19], vec![0x60; 39], vec![0; 60], [four(40, true), vec![0]].concat()]
+        {
+            assert_eq!(pass(&bytes, 1420), Err(DropReason::Malformed));
+        }
+    }
+}

@@ -99,3 +99,110 @@ fn later_header(header: &[u8], later: &mut [u8; MAX_HEADER]) -> usize {
     later[0] = 0x40 | words as u8;
     words * 4
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::defrag::IpDefragPool;
+    use etherparse::{Ipv4HeaderSlice, SlicedPacket};
+    use proptest::prelude::*;
+
+    use super::fragment;
+    use crate::packet::IpPacket;
+    use crate::packet::ip::tests::v4;
+
+    /// An IPv4 packet with that much of a payload in which no two places look alike.
+    fn packet(payload: usize) -> Vec<u8> {
+        let payload: Vec<u8> = (0..payload).map(|at| (at % 251) as u8).collect();
+        let mut bytes = v4([10, 8, 0, 1], [10, 8, 0, 2], 17, &payload);
+        bytes[4..6].copy_from_slice(&[0xbe, 0xef]);
+        bytes
+    }
+
+    fn with_options(payload: usize, options: &[u8]) -> Vec<u8> {
+        let mut bytes = packet(payload);
+        bytes.splice(20..20, options.iter().copied());
+        bytes[0] = 0x45 + (options.len() / 4) as u8;
+        let length = (bytes.len() as u16).to_be_bytes();
+        bytes[2..4].copy_from_slice(&length);
+        bytes
+    }
+
+    fn fragments(bytes: &[u8], mtu: u16) -> Vec<Vec<u8>> {
+        let (mut scratch, mut fragments) = (Vec::new(), Vec::new());
+        fragment(&IpPacket::parse(bytes).unwrap(), mtu, &mut scratch, |part| fragments.push(part.to_vec()))
+            .unwrap();
+        for part in &fragments {
+            let header = Ipv4HeaderSlice::from_slice(part).unwrap().to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            assert!(IpPacket::parse(part).is_ok() && part.len() <= usize::from(mtu));
+        }
+        fragments
+    }
+
+    /// What a host makes of the fragments.
+    fn reassembled<'a>(fragments: impl IntoIterator<Item = &'a Vec<u8>>) -> Option<Vec<u8>> {
+        let mut pool = IpDefragPool::<(), ()>::new();
+        let mut whole = None;
+        for part in fragments {
+            let part = SlicedPacket::from_ip(part).unwrap();
+            whole = pool.process_sliced_packet(&part, (), ()).unwrap().or(whole);
+        }
+        whole.map(|whole| whole.payload)
+    }
+
+    #[test]
+    fn a_packet_comes_whole_out_of_its_fragments() {
+        let bytes = packet(1400);
+        let parts = fragments(&bytes, 576);
+        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [572, 572, 316]);
+        assert_eq!(reassembled(&parts).unwrap(), bytes[20..]);
+        assert_eq!(reassembled(parts.iter().rev()).unwrap(), bytes[20..], "in any order");
+    }
+
+    #[test]
+    fn a_fragment_can_be_cut_again() {
+        let bytes = packet(4000);
+        let once = fragments(&bytes, 1420);
+        let twice: Vec<_> = once.iter().flat_map(|part| fragments(part, 600)).collect();
+        assert_eq!(reassembled(&twice).unwrap(), bytes[20..]);
+    }
+
+    #[test]
+    fn only_options_for_every_fragment_are_in_each() {
+        // Record route is for the first only, the router alert (148) is copied.
+        let options = [7, 7, 4, 0, 0, 0, 0, 1, 148, 4, 0, 0];
+        let parts = fragments(&with_options(900, &options), 576);
+        assert_eq!(parts[0][20..32], options);
+        assert_eq!(parts[1][0], 0x46);
+        assert_eq!(parts[1][20..24], [148, 4, 0, 0]);
+        assert_eq!(reassembled(&parts).unwrap(), packet(900)[20..]);
+    }
+
+    #[test]
+    fn nothing_is_sent_that_no_host_could_put_together() {
+        let mut bytes = packet(1400);
+        (bytes[6], bytes[7]) = (0x1f, 0xff);
+        let mut scratch = Vec::new();
+        let cut = fragment(&IpPacket::parse(&bytes).unwrap(), 576, &mut scratch, |_| panic!("forwarded"));
+        assert!(cut.is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_packet_comes_whole(
+            payload in 1..9000_usize, mtu in 576..2000_u16,
+            options in proptest::collection::vec(any::<u8>(), 0..=10).prop_map(|mut words| {
+                words.resize(words.len() * 4, 0);
+                words
+            }),
+        ) {
+            let bytes = with_options(payload, &options);
+            let parts = fragments(&bytes, mtu);
+            if parts.len() > 1 {
+                prop_assert_eq!(reassembled(&parts).unwrap(), &packet(payload)[20..]);
+            } else {
+                prop_assert_eq!(&parts[0][20 + options.len()..], &packet(payload)[20..]);
+            }
+        }
+    }
+}

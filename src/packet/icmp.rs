@@ -236,3 +236,200 @@ impl Answers {
         self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use etherparse::Icmpv4Type::DestinationUnreachable;
+    use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
+    use etherparse::{Icmpv6Slice, Icmpv6Type, NetHeaders, PacketHeaders, TransportHeader};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::ip::tests::{v4, v6};
+
+    const SENDER: [u8; 4] = [192, 0, 2, 1];
+    const CLIENT: [u8; 4] = [10, 8, 0, 2];
+    const SENDER6: &str = "2001:db8::1";
+    const CLIENT6: &str = "fd00::2";
+
+    fn router() -> Router {
+        Router::new("10.8.0.1/24".parse().unwrap(), Some("fd00::1".parse().unwrap()))
+    }
+
+    fn answer(packet: &[u8]) -> Option<Vec<u8>> {
+        router().too_big(packet, 1280, &mut [0xff; MAX_ANSWER]).map(<[u8]>::to_vec)
+    }
+
+    /// An IPv4 packet that must not be cut.
+    fn four(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = v4(src, dst, protocol, payload);
+        bytes[6] = 0x40;
+        bytes
+    }
+
+    #[test]
+    fn tells_an_ipv4_sender_the_mtu() {
+        for length in [1281, 1400, 9000, 65_535] {
+            let packet = four(SENDER, CLIENT, 17, &vec![5; length - 20]);
+            let answer = answer(&packet).unwrap();
+            assert_eq!(answer.len(), 576);
+
+            let parsed = PacketHeaders::from_ip_slice(&answer).unwrap();
+            let Some(NetHeaders::Ipv4(ip, _)) = parsed.net else { panic!("not IPv4") };
+            assert_eq!((ip.source, ip.destination), ([10, 8, 0, 1], SENDER));
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+            assert_eq!(usize::from(ip.total_len), answer.len());
+            let Some(TransportHeader::Icmpv4(icmp)) = parsed.transport else { panic!("not ICMP") };
+            assert_eq!(icmp.icmp_type, DestinationUnreachable(FragmentationNeeded { next_hop_mtu: 1280 }));
+            assert_eq!(icmp.checksum, icmp.icmp_type.calc_checksum(parsed.payload.slice()));
+            assert_eq!(parsed.payload.slice(), &packet[..548]);
+        }
+    }
+
+    #[test]
+    fn tells_an_ipv6_sender_the_mtu() {
+        for length in [1281, 1400, 9000, 65_535] {
+            let packet = v6(SENDER6, CLIENT6, 17, &vec![5; length - 40]);
+            let answer = answer(&packet).unwrap();
+            assert_eq!(answer.len(), 1280);
+
+            let parsed = PacketHeaders::from_ip_slice(&answer).unwrap();
+            let Some(NetHeaders::Ipv6(ip, _)) = parsed.net else { panic!("not IPv6") };
+            assert_eq!(ip.source_addr(), "fd00::1".parse::<Ipv6Addr>().unwrap());
+            assert_eq!(ip.destination_addr(), SENDER6.parse::<Ipv6Addr>().unwrap());
+            let icmp = Icmpv6Slice::from_slice(&answer[40..]).unwrap();
+            assert_eq!(icmp.icmp_type(), Icmpv6Type::PacketTooBig { mtu: 1280 });
+            assert!(icmp.is_checksum_valid(ip.source, ip.destination));
+            assert_eq!(icmp.payload(), &packet[..1280 - 48]);
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_packet_is_enough() {
+        let four = four(SENDER, CLIENT, 17, &[5; 8980]);
+        let six = v6(SENDER6, CLIENT6, 17, &[5; 8960]);
+        assert_eq!(answer(&four[..MAX_ANSWER]), answer(&four));
+        assert_eq!(answer(&six[..MAX_ANSWER]), answer(&six));
+    }
+
+    #[test]
+    fn quotes_short_packets_whole() {
+        // Longer than an MTU below what is allowed, so that the quotation has an odd length.
+        let packet = four(SENDER, CLIENT, 17, &[5; 101]);
+        let answer = answer(&packet).unwrap();
+        assert_eq!(answer[28..], packet);
+        let parsed = PacketHeaders::from_ip_slice(&answer).unwrap();
+        let Some(TransportHeader::Icmpv4(icmp)) = parsed.transport else { panic!("not ICMP") };
+        assert_eq!(icmp.checksum, icmp.icmp_type.calc_checksum(parsed.payload.slice()));
+    }
+
+    #[test]
+    fn is_silent_where_an_answer_would_do_harm() {
+        let long = [5; 1400];
+        let icmp = |kind: u8| [&[kind, 0], &long[..]].concat();
+        let fragment = |field: u16| {
+            let mut packet = four(SENDER, CLIENT, 17, &long);
+            packet[6..8].copy_from_slice(&(0x4000 | field).to_be_bytes());
+            packet
+        };
+        let fragment6 = |protocol: u8, field: u16, rest: &[u8]| {
+            let field = field.to_be_bytes();
+            v6(SENDER6, CLIENT6, 44, &[&[protocol, 0, field[0], field[1], 0, 0, 0, 1], rest].concat())
+        };
+        let table = [
+            ("UDP", four(SENDER, CLIENT, 17, &long), true),
+            ("what may be cut", v4(SENDER, CLIENT, 17, &long), false),
+            ("an echo request", four(SENDER, CLIENT, 1, &icmp(8)), true),
+            ("an echo reply", four(SENDER, CLIENT, 1, &icmp(0)), true),
+            ("an unreachable", four(SENDER, CLIENT, 1, &icmp(3)), false),
+            ("a source quench", four(SENDER, CLIENT, 1, &icmp(4)), false),
+            ("a redirect", four(SENDER, CLIENT, 1, &icmp(5)), false),
+            ("a time exceeded", four(SENDER, CLIENT, 1, &icmp(11)), false),
+            ("a parameter problem", four(SENDER, CLIENT, 1, &icmp(12)), false),
+            ("ICMP of a kind unknown", four(SENDER, CLIENT, 1, &icmp(200)), false),
+            ("a first fragment", fragment(0x2000), true),
+            ("a fragment in the middle", fragment(0x2000 | 100), false),
+            ("a last fragment", fragment(100), false),
+            ("to everybody", four(SENDER, [255; 4], 17, &long), false),
+            ("to the subnet", four(SENDER, [10, 8, 0, 255], 17, &long), false),
+            ("to a group", four(SENDER, [239, 1, 2, 3], 17, &long), false),
+            ("from nobody", four([0; 4], CLIENT, 17, &long), false),
+            ("from everybody", four([255; 4], CLIENT, 17, &long), false),
+            ("from the subnet", four([10, 8, 0, 255], CLIENT, 17, &long), false),
+            ("from a group", four([224, 0, 0, 1], CLIENT, 17, &long), false),
+            ("from the loopback", four([127, 0, 0, 1], CLIENT, 17, &long), false),
+            ("from class E", four([250, 0, 0, 1], CLIENT, 17, &long), false),
+            ("UDP over IPv6", v6(SENDER6, CLIENT6, 17, &long), true),
+            ("to an IPv6 group", v6(SENDER6, "ff0e::1", 17, &long), true),
+            ("from an IPv6 nobody", v6("::", CLIENT6, 17, &long), false),
+            ("from an IPv6 group", v6("ff02::1", CLIENT6, 17, &long), false),
+            ("from the IPv6 loopback", v6("::1", CLIENT6, 17, &long), false),
+            ("an IPv6 echo request", v6(SENDER6, CLIENT6, 58, &icmp(128)), true),
+            ("an IPv6 error", v6(SENDER6, CLIENT6, 58, &icmp(1)), false),
+            ("a packet too big", v6(SENDER6, CLIENT6, 58, &icmp(2)), false),
+            ("an IPv6 redirect", v6(SENDER6, CLIENT6, 58, &icmp(137)), false),
+            ("an error in a first fragment", fragment6(58, 1, &icmp(3)), false),
+            ("an echo in a first fragment", fragment6(58, 1, &icmp(129)), true),
+            ("an IPv6 first fragment", fragment6(17, 1, &long), true),
+            ("an IPv6 later fragment", fragment6(17, 8 | 1, &long), false),
+            ("no packet", vec![0; 1400], false),
+            ("nothing", vec![], false),
+        ];
+        for (what, packet, answered) in table {
+            assert_eq!(answer(&packet).is_some(), answered, "{what}");
+        }
+        let without_v6 = Router::new("10.8.0.1/24".parse().unwrap(), None);
+        let packet = v6(SENDER6, CLIENT6, 17, &long);
+        assert!(without_v6.too_big(&packet, 1280, &mut [0; MAX_ANSWER]).is_none());
+    }
+
+    #[test]
+    fn answers_are_rare_and_counted() {
+        let start = Instant::now();
+        let answers = Answers::new(start);
+        let packet = four(SENDER, CLIENT, 17, &[5; 1400]);
+        let spared = four(SENDER, CLIENT, 1, &[3; 1400]);
+        let flood = |at: Duration, packet: &[u8], works: bool| {
+            let mut sent = 0;
+            for _ in 0..1000 {
+                answers.too_big(start + at, &router(), packet, 1280, |_| {
+                    sent += 1;
+                    works
+                });
+            }
+            sent
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(flood(Duration::ZERO, &spared, true), 0);
+        assert_eq!(flood(Duration::ZERO, &packet, true), 50, "what is spared costs nothing");
+        assert_eq!(flood(second / 10, &packet, true), 10);
+        assert_eq!(flood(second, &packet, true), 50, "no more than a burst is saved up");
+        assert_eq!(answers.sent(), 110);
+        assert_eq!(flood(second * 2, &packet, false), 50);
+        assert_eq!(answers.sent(), 110, "what could not be sent is not counted");
+        // A clock that went back gives no more, and does no harm.
+        assert_eq!(flood(second, &packet, true), 0);
+        assert_eq!(flood(second * 86_400 * 365 * 100, &packet, true), 50);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_answers_are_whole(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..2100), six: bool, mtu: u16,
+        ) {
+            if let Some(first) = bytes.first_mut() {
+                *first = if six { 0x60 } else { 0x40 | (*first & 0x0f) };
+            }
+            let mut room = [0; MAX_ANSWER];
+            if let Some(answer) = router().too_big(&bytes, mtu, &mut room) {
+                prop_assert!(IpPacket::parse(answer).is_ok());
+                let (longest, headers) = if six { (1280, 48) } else { (576, 28) };
+                prop_assert!(answer.len() <= longest);
+                let quoted = answer.len() - headers;
+                prop_assert_eq!(&answer[answer.len() - quoted..], &bytes[..quoted]);
+            }
+        }
+    }
+}
