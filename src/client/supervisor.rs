@@ -280,8 +280,7 @@ impl Run {
     ) -> Result<Interrupt, Failure> {
         let Established { websocket, session, hello, remote } = established;
         let Some(tunnel) = self.tunnel.as_mut() else { return Err(Failure::last(no_tunnel())) };
-        let (wire, wire_guard) =
-            websocket.wire().map_or((None, None), |(wire, guard)| (Some(wire), Some(guard)));
+        let (wire, wire_guard) = websocket.wire().ok().unzip();
         let mtu = tunnel.mtu(&hello, remote.ip(), wire, &self.traffic);
         let (orders, order_inbox) = mpsc::channel(1);
         let downlink = tunnel.downlink(&hello, &self.traffic, &self.shared);

@@ -386,6 +386,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
     fn answers_are_rare_and_counted() {
         let start = Instant::now();
         let answers = Answers::new(start);

@@ -86,14 +86,14 @@ impl Uplink {
         let to = self.ingress.admit(packet)?.dst();
         clamp_mss(packet, self.ingress.mtu());
         if self.hub.is_client_net(to) {
-            return self.to_client(to, packet);
+            return self.pass_to_client(to, packet);
         }
         // The device refuses only while the interface is down, set so by somebody else.
         self.hub.tun.write(packet).map_err(|_| DropReason::NoRoute)
     }
 
     /// Straight to the other client: the kernel need not forward for it.
-    fn to_client(&mut self, to: IpAddr, packet: &mut [u8]) -> Result<(), DropReason> {
+    fn pass_to_client(&mut self, to: IpAddr, packet: &mut [u8]) -> Result<(), DropReason> {
         let Self { hub, peer, egress, .. } = self;
         if !hub.client_to_client {
             return Err(DropReason::ClientToClient);
