@@ -876,6 +876,65 @@ export class VpnConfig {
   static saveToFile(path: string | URL, config: object): Promise<void>;
 }
 
+// --------------------------------------------------------------------------------- services
+
+/** The system that this process runs on. */
+export type TVpnPlatform = 'linux' | 'macos' | 'windows' | 'unknown';
+
+/** What a service manager is to run. Paths are absolute; line breaks and control characters are refused. */
+export interface IVpnServiceOptions {
+  /** The daemon: `smartvpn_daemon`. Without quotes, backslashes, colons and dollar signs. */
+  binaryPath: string;
+
+  /**
+   * Where the daemon is to listen for those who control it, as `/run/smartvpn/server.sock`; 107 bytes at most.
+   * A folder below `/run` is made by the service manager; another must be there, and be nobody else's.
+   */
+  socketPath: string;
+
+  mode: 'client' | 'server';
+
+  /** The configuration to run from the start. Without it the daemon waits for a program to give it one. */
+  configPath?: string;
+
+  /**
+   * Whose process it is: 1–31 of `A-Z a-z 0-9 _ -`, not beginning with a digit or `-`. The user must be able to
+   * read the configuration and what it names; and only root keeps a journal without `stateDir`.
+   *
+   * @default root, with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE and no other power
+   */
+  user?: string;
+}
+
+/** Writes service units for the daemon, as text. Nothing is installed. */
+export class VpnInstaller {
+  private constructor();
+
+  static detectPlatform(): TVpnPlatform;
+
+  /**
+   * A unit for systemd, such as `/etc/systemd/system/smartvpn-server.service`: ready when the VPN is, watched,
+   * restarted after a failure, and confined to what the daemon needs.
+   *
+   * @throws {VpnError} `invalid-argument`
+   */
+  static generateSystemdUnit(options: IVpnServiceOptions): string;
+
+  /**
+   * A property list for launchd.
+   *
+   * @throws {VpnError} `invalid-argument`
+   */
+  static generateLaunchdPlist(options: IVpnServiceOptions): string;
+
+  /**
+   * The one of both that this platform takes.
+   *
+   * @throws {VpnError} `invalid-argument`; `unsupported-platform` where there is neither
+   */
+  static generateServiceUnit(options: IVpnServiceOptions): string;
+}
+
 // ------------------------------------------------------------------------------------ errors
 
 /** Every rejection and every throw of this package. `instanceof` holds across copies of the package. */

@@ -18,17 +18,9 @@ const { after, before, test } = require('node:test');
 
 const smartvpn = require('../index.js');
 const { ROOT } = require('./support/child.js');
+const { PROGRAMS, README } = require('./support/readme.js');
 
-const README = readFileSync(join(ROOT, 'README.md'), 'utf8');
 const TYPES = readFileSync(join(ROOT, 'index.d.ts'), 'utf8');
-
-/** The programs of the README by name; those without a name get a number. */
-const PROGRAMS = Object.fromEntries(
-  Array.from(README.matchAll(/^```js\n([^]*?)^```$/gm), ([, text], index) => {
-    const name = /^\/\/ (\S+\.mjs)\n/.exec(text)?.[1] ?? `${index}.mjs`;
-    return [name, text];
-  }).filter(([, text]) => text.includes('import ')),
-);
 
 let folder;
 before(() => {

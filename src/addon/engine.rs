@@ -9,9 +9,8 @@ use serde_json::Value;
 
 use super::events::{ANSWERS, JsAnswers, JsEvents};
 use super::{body, invalid};
-use crate::engine::Task;
 use crate::error::{ErrorCode, VpnError};
-use crate::management::{Endpoint, error_body};
+use crate::management::Endpoint;
 use crate::report::Events;
 
 /// The longest that a collected object may keep the JavaScript thread while it undoes.
@@ -54,15 +53,17 @@ impl NativeEngine {
         let (endpoint, answers) = (Arc::clone(&self.endpoint), Arc::clone(&self.answers));
         let params: Result<Value, _> = serde_json::from_str(&params);
         spawn(async move {
-            let (success, body) = match params {
-                Ok(params) => call(endpoint, method, params).await,
+            let outcome = match params {
+                Ok(params) => endpoint.call(method, params).await,
                 Err(error) => {
-                    let error =
-                        VpnError::new(ErrorCode::InvalidArgument, format!("params are not JSON: {error}"));
-                    (false, body(&error))
+                    let message = format!("params are not JSON: {error}");
+                    Err(VpnError::new(ErrorCode::InvalidArgument, message))
                 }
             };
-            answers.send(id, success, body);
+            match outcome {
+                Ok(result) => answers.send(id, true, result.to_string()),
+                Err(error) => answers.send(id, false, body(&error)),
+            }
         });
         Ok(())
     }
@@ -81,18 +82,4 @@ impl Drop for NativeEngine {
         // terminated workers.
         self.endpoint.shutdown_blocking(DROP_UNDO);
     }
-}
-
-/// One call; a panic inside it is an answer too.
-async fn call(endpoint: Arc<Endpoint>, method: String, params: Value) -> (bool, String) {
-    let mut task = Task::spawn("request", async move {
-        match endpoint.request(&method, params).await {
-            Ok(result) => (true, result.to_string()),
-            Err(error) => (false, error_body(&error).to_string()),
-        }
-    });
-    task.join().await.unwrap_or_else(|panic| {
-        let message = format!("a fault of smartvpn ({panic}); please report this");
-        (false, body(&VpnError::new(ErrorCode::Internal, message)))
-    })
 }
