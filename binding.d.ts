@@ -16,6 +16,11 @@ export declare class NativeEngine {
    * `timeoutMs`. For `process.on('exit')`; elsewhere the request `shutdown` does not block.
    */
   undo(timeoutMs: number): boolean
+  /**
+   * Lets go of the callbacks and of all memory, which would else wait for the garbage collector. For
+   * engines that have been shut down.
+   */
+  release(): void
 }
 
 /** Reads a configuration file (API §4). Resolves with JSON text: `{"config":…}` or `{"error":…}`. */

@@ -69,6 +69,25 @@ test('each platform has a package that says what it is for and holds addon and d
   }
 });
 
+test('the release builds every platform, with actions of a known version and without secrets', () => {
+  const release = readFileSync(join(ROOT, '.github/workflows/release.yml'), 'utf8');
+  const matrix = Array.from(
+    release.matchAll(/platform: ([\w-]+), target: ([\w-]+)/g),
+    ([, ...entry]) => entry,
+  );
+  assert.deepEqual(matrix.map(([platform]) => platform).toSorted(), PLATFORMS);
+  assert.deepEqual(
+    matrix.map(([, triple]) => triple),
+    PACKAGE.napi.targets,
+  );
+  for (const file of ['ci.yml', 'release.yml']) {
+    const workflow = readFileSync(join(ROOT, '.github/workflows', file), 'utf8');
+    const actions = Array.from(workflow.matchAll(/uses: (\S+)/g), ([, action]) => action);
+    for (const action of actions) assert.match(action, /^\.\/|@(v\d+|[0-9a-f]{40})$/);
+    assert.ok(actions.length > 0 && !workflow.includes('secrets.'), file);
+  }
+});
+
 test('the lock file names no registry', () => {
   const lock = readFileSync(join(ROOT, 'package-lock.json'), 'utf8');
   assert.ok(!lock.includes('"resolved"'));

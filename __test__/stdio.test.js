@@ -253,6 +253,11 @@ for (const [what, answer, words] of [
   ['no JSON', "raw('oops\\n')", /no JSON object/],
   ['an answer to another call', 'say({ id: 99, success: true })', /call that was not made/],
   ['an answer without success', 'say({ id, result: 1 })', /neither an event nor an answer/],
+  [
+    'a failure of the engine without an error',
+    "say({ event: 'exit', data: null })",
+    /failed, but not of what/,
+  ],
   ['a failure without an error', 'say({ id, success: false })', /neither an event nor an answer/],
   [
     'a refusal of what was asked',

@@ -166,7 +166,7 @@ class Engine {
         if (this.#tellings === told) this.#tell(status?.state);
       },
       () => {
-        // The engine has ended, which is state enough.
+        // The engine has ended, which is state enough, or has too much to answer already.
       },
     );
   }

@@ -12,6 +12,8 @@
 
 const { isMainThread } = require('node:worker_threads');
 
+const { WeakLink } = require('./weak-link.js');
+
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
 /** All that the end of a process may be delayed by. */
@@ -26,12 +28,12 @@ const kOurs = Symbol.for('smartvpn.host-guard');
  * Engines that exist. They are known weakly: one with nothing on the host may be collected, and its addon
  * then does what there is to do.
  *
- * @type {Set<WeakRef<Guarded>>}
+ * @type {Set<WeakRef<WeakLink<Guarded>>>}
  */
 const engines = new Set();
 
-/** @type {WeakMap<Guarded, WeakRef<Guarded>>} what each is known by */
-const references = new WeakMap();
+/** @type {WeakMap<Guarded, WeakLink<Guarded>>} */
+const links = new WeakMap();
 const collected = new FinalizationRegistry(forget);
 
 /** Those of them that have set something on the host. */
@@ -46,10 +48,10 @@ let listening = false;
  */
 function guard(engine) {
   if (engines.size === 0) process.on('exit', undoAll);
-  const reference = new WeakRef(engine);
-  engines.add(reference);
-  references.set(engine, reference);
-  collected.register(engine, reference, reference);
+  const link = new WeakLink(engine);
+  engines.add(link.reference);
+  links.set(engine, link);
+  collected.register(link, link.reference, link);
 }
 
 /**
@@ -66,9 +68,10 @@ function setActive(engine, isActive) {
 /** The engine has ended, and nothing of it is left. */
 function unguard(engine) {
   setActive(engine, false);
-  const reference = references.get(engine);
-  collected.unregister(reference);
-  forget(reference);
+  const link = links.get(engine);
+  link.cut();
+  collected.unregister(link);
+  forget(link.reference);
 }
 
 function forget(reference) {
@@ -118,7 +121,7 @@ function undoAll() {
   for (const reference of engines) {
     const remaining = Math.max(1, Math.round(deadline - performance.now()));
     try {
-      reference.deref()?.undo(remaining);
+      WeakLink.follow(reference)?.undo(remaining);
     } catch {
       // The next engine's turn; what this one left is repaired at the next start, from its journal.
     }

@@ -309,7 +309,27 @@ describe('a daemon at the standard streams', { skip: notBuilt }, () => {
     for (const line of daemon.stdout.trim().split('\n')) assert.ok(JSON.parse(line));
   });
 
-  it('works with files, and leaves what it shares as it was', async (t) => {
+  it('leaves a stream that it shares as it was', async (t) => {
+    // The socket that is standard input here blocks, and is the shell's and grep's as well.
+    const script = 'read go; "$0" --management --mode server > /dev/null; grep flags /proc/self/fdinfo/0';
+    const shell = spawn('sh', ['-c', script, DAEMON], { stdio: ['pipe', 'pipe', 'inherit'] });
+    t.after(() => shell.stdin.destroy());
+    const flags = () => Number.parseInt(/flags:\s*(\d+)/.exec(text)[1], 8);
+    let text = readFileSync(`/proc/${shell.pid}/fdinfo/0`, 'utf8');
+    const before = flags();
+    shell.stdin.write('go\n');
+    await eventually(() => {
+      text = readFileSync(`/proc/${shell.pid}/fdinfo/0`, 'utf8');
+      assert.notEqual(flags(), before, 'it does not block while the daemon runs');
+    });
+    text = '';
+    shell.stdout.setEncoding('utf8').on('data', (more) => (text += more));
+    shell.stdin.end();
+    await once(shell, 'close');
+    assert.equal(flags(), before);
+  });
+
+  it('works with files', async (t) => {
     const path = folder(t);
     writeFileSync(join(path, 'in'), '{"id":1,"method":"getStatus"}\n');
     const run = spawnSync('sh', ['-c', `"$0" --management --mode server < "$1/in" > "$1/out"`, DAEMON, path]);

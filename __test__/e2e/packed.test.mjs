@@ -1,7 +1,7 @@
 /** The README's quick start, with the packages as npm installs them, and packets through its tunnel. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
@@ -69,6 +69,7 @@ describe('the packages, installed from a registry', { skip: requires() }, () => 
       const keys = startNode(site.server, `keys.${extension}`);
       assert.deepEqual(await keys.ended, { code: 0, signal: null }, keys.output);
       const publicKey = keys.output.trim();
+      assert.equal(statSync(join(project, 'server.json')).mode & 0o777, 0o600);
 
       const server = startNode(site.server, `server.${extension}`);
       await server.says(/Serving on 0\.0\.0\.0:8443, 10\.8\.0\.1 in the tunnel/);

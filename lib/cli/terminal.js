@@ -56,7 +56,7 @@ class Terminal {
   /** @param {string[]} lines none wider than the terminal */
   draw(lines) {
     if (!this.#open) return;
-    const text = lines.map((line) => `${line}${ERASE_LINE}`).join('\r\n');
+    const text = lines.map((line) => `${line}${ERASE_LINE}`).join('\n');
     // In one write, so that no half of it is seen.
     this.#stdout.write(`${HOME}${text}${ERASE_BELOW}`);
   }

@@ -97,8 +97,13 @@ class Channel {
     if (typeof message !== 'object' || message === null) this.#misunderstood('a line that is no JSON object');
     else if (message.id === null && message.success === false) this.#refused(message.error);
     else if (this.#phase === 'greeting') this.#greet(message);
-    else if (typeof message.event === 'string') this.#observer.onEvent(message.event, message.data ?? {});
+    else if (typeof message.event === 'string') this.#event(message.event, message.data ?? {});
     else this.#answer(message);
+  }
+
+  #event(name, data) {
+    if (name === 'exit' && !isErrorBody(data)) this.#misunderstood('that it failed, but not of what');
+    else this.#observer.onEvent(name, data);
   }
 
   #greet({ event, data }) {

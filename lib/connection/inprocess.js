@@ -2,6 +2,7 @@
 
 const { VpnError, toVpnError } = require('../error.js');
 const { loadNative } = require('../native.js');
+const { WeakLink } = require('../weak-link.js');
 const {
   Connection,
   kAnswer,
@@ -23,6 +24,7 @@ const UNDO_TIMEOUT_MS = 2000;
 class InProcessConnection extends Connection {
   #engine;
   #overdue;
+  #link = new WeakLink(this);
 
   /**
    * @param {'client' | 'server'} mode
@@ -34,14 +36,14 @@ class InProcessConnection extends Connection {
     const { NativeEngine } = loadNative();
     // The addon keeps its callbacks for as long as its engine lives, which is ours: were they to keep
     // us, neither could ever be collected.
-    const weak = new WeakRef(this);
+    const { reference } = this.#link;
     try {
       this.#engine = new NativeEngine(
         mode,
-        (id, success, body) => void weak.deref()?.[kAnswer](id, success, JSON.parse(body)),
+        (id, success, body) => void WeakLink.follow(reference)?.[kAnswer](id, success, JSON.parse(body)),
         (name, data, lost) => {
-          weak.deref()?.#onEvent(name, JSON.parse(data));
-          if (lost > 0) weak.deref()?.#onEvent('lost', { count: lost });
+          WeakLink.follow(reference)?.#onEvent(name, JSON.parse(data));
+          if (lost > 0) WeakLink.follow(reference)?.#onEvent('lost', { count: lost });
         },
       );
     } catch (error) {
@@ -100,6 +102,8 @@ class InProcessConnection extends Connection {
 
   #finish(end) {
     clearTimeout(this.#overdue);
+    this.#engine.release();
+    this.#link.cut();
     this[kFinish](end);
   }
 }

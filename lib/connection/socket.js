@@ -127,7 +127,7 @@ class SocketConnection extends Connection {
   /** Tells what the events of the gap would have told, and sends what has waited. */
   #catchUp() {
     this[kAsk]('getStatus', (error, status) => {
-      if (error) return;
+      if (error || !status) return;
       this.#attempts = 0;
       this[kEvent]('status', status);
     });

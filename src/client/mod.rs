@@ -13,6 +13,7 @@ mod attempt;
 mod failure;
 mod mtu;
 mod port;
+mod resolvers;
 mod shared;
 mod supervisor;
 mod tunnel;

@@ -91,7 +91,6 @@ impl Shared {
     pub(super) fn set_connected(&self, mut status: Status, mtu: MtuFacts) {
         self.update(|facts| {
             status.connected_since = Some(timestamp());
-            status.dns = Some(no_dns());
             facts.status = status;
             facts.mtu = Some(mtu);
             facts.since.get_or_insert_with(clock::now);

@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::mtu::MtuFacts;
 use super::port::{Downlink, Gate, Uplink, Way};
+use super::resolvers::{Resolvers, Wanted};
 use super::shared::Shared;
 use crate::codec::hello::Accepted;
 use crate::config::ClientConfig;
@@ -15,7 +16,7 @@ use crate::error::VpnError;
 use crate::network::{HostChanges, Netlink};
 use crate::packet::{Ingress, Router};
 use crate::qos::{Batch, PacketQueue};
-use crate::report::LogLevel;
+use crate::report::{Dns, LogLevel};
 use crate::telemetry::{DropReason, Priority, Traffic};
 use crate::transport::Wire;
 use crate::tunnel::{Tun, TunConfig};
@@ -31,6 +32,9 @@ pub(super) struct Tunnel {
     addresses: Addresses,
     routes: Vec<IpNet>,
     ipv6_blocked: bool,
+    /// The configuration's; the server's if it has none.
+    dns: Option<Vec<IpAddr>>,
+    resolvers: Resolvers,
 }
 
 /// What the server gave, as far as the interface bears it.
@@ -49,6 +53,11 @@ impl Addresses {
 
     fn has_v6(&self) -> bool {
         self.nets.iter().any(|(addr, _)| addr.is_ipv6())
+    }
+
+    /// The networks behind the interface. The hello's prefix lengths were checked when it was read.
+    fn networks(&self) -> Vec<IpNet> {
+        self.nets.iter().map(|(addr, prefix)| IpNet::new_assert(*addr, *prefix)).collect()
     }
 }
 
@@ -71,11 +80,21 @@ impl Tunnel {
             Uplink::new(Arc::clone(&tun), Arc::clone(&queue), Arc::clone(traffic), Arc::clone(&gate));
         let pump = Task::spawn("tun", pump(Arc::clone(&tun), config.mtu, uplink));
         let addresses = Addresses::of(hello);
-        let routes = config.routes.clone();
-        let mut tunnel =
-            Self { tun, pump, netlink, changes, queue, gate, addresses, routes, ipv6_blocked: false };
+        let mut tunnel = Self {
+            tun,
+            pump,
+            netlink,
+            changes,
+            queue,
+            gate,
+            addresses,
+            routes: config.routes.clone(),
+            ipv6_blocked: false,
+            dns: config.dns.clone(),
+            resolvers: Resolvers::default(),
+        };
         let installed = match tunnel.add_addresses() {
-            Ok(()) => tunnel.install_routes(remote, shared).await,
+            Ok(()) => tunnel.install(hello, remote, shared).await,
             Err(error) => Err(error),
         };
         match installed {
@@ -101,7 +120,20 @@ impl Tunnel {
             self.netlink.set_up(index, addresses.mtu)?;
             self.addresses = addresses;
         }
-        self.install_routes(remote, shared).await
+        self.install(hello, remote, shared).await
+    }
+
+    async fn install(
+        &mut self,
+        hello: &Accepted,
+        remote: IpAddr,
+        shared: &Arc<Shared>,
+    ) -> Result<(), VpnError> {
+        self.install_routes(remote, shared).await?;
+        // Last: until the routes are there, nothing would lead to them.
+        let dns = self.dns.as_ref().unwrap_or(&hello.dns);
+        let wanted = Wanted::of(dns, &self.addresses.networks(), remote.to_canonical());
+        self.resolvers.set(wanted, &mut self.changes, self.tun.index(), shared).await
     }
 
     fn add_addresses(&self) -> Result<(), VpnError> {
@@ -177,6 +209,11 @@ impl Tunnel {
             }
         }
         self.gate.set(hello.map(way));
+    }
+
+    /// The resolvers that the host has.
+    pub(super) fn dns(&self) -> Dns {
+        self.resolvers.report()
     }
 
     /// The MTU figures of a session of `hello` with `remote`, over `wire`.
