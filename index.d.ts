@@ -512,25 +512,35 @@ export interface IVpnConnectionQuality {
 
 /** Sizes in bytes. */
 export interface IVpnMtuInfo {
-  /** The tunnel's MTU. */
+  /** The tunnel's MTU, which both ends agreed on: the longest IP packet that it takes. */
   tunMtu: number;
 
-  /** What `linkMtu` leaves after `overheadBytes`. */
+  /** What `linkMtu` leaves after `overheadBytes`. For information: nothing is derived from it. */
   effectiveMtu: number;
 
-  /** The MTU of the link that carries the tunnel. */
+  /** The present MTU of the interface that leads to the server. */
   linkMtu: number;
 
   /** What the layers around one full packet cost, as a nominal budget. */
   overheadBytes: number;
 
-  /** Packets too big for the tunnel: dropped, and answered by an ICMP message. */
+  /** Packets too big for the tunnel that were dropped, since `connect()`. */
   oversizedPacketsDropped: number;
+
+  /** How many of their senders were told so by ICMP: at most 50 at once and 100 a second. */
   icmpTooBigSent: number;
 
-  /** What each layer costs one full packet on this very connection. */
-  layers?: { name: string; bytes: number }[];
+  /**
+   * What each layer adds to one packet of `tunMtu` bytes that the client sends alone on this very
+   * connection, from the wire inwards; 0 is left out. Where the sum exceeds what one TCP segment
+   * takes, `ip` and `tcp` count the headers of all its segments. Packets that are sent together share
+   * `ip`, `tcp`, `tls`, `websocket` and `mask`. Absent during a reconnect.
+   */
+  layers?: { name: TVpnLayerName; bytes: number }[];
 }
+
+/** A layer around a packet; `nonce` and `tag` are those of the tunnel's own encryption. */
+export type TVpnLayerName = 'ip' | 'tcp' | 'tls' | 'websocket' | 'mask' | 'frame' | 'nonce' | 'tag';
 
 // ----------------------------------------------------------------------------------- server
 

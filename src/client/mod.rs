@@ -11,6 +11,7 @@
 
 mod attempt;
 mod failure;
+mod mtu;
 mod port;
 mod resolvers;
 mod shared;

@@ -1,10 +1,9 @@
 //! The client's ends of the data path: TUN to queue, and session to TUN.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::engine::{Port, Route};
-use crate::packet::Ingress;
+use crate::engine::{Port, Route, clock};
+use crate::packet::{Answers, Egress, Ingress, Router, clamp_mss};
 use crate::qos::PacketQueue;
 use crate::telemetry::{DropReason, Priority, Quality, Traffic};
 use crate::tunnel::Tun;
@@ -13,26 +12,77 @@ use super::shared::Shared;
 
 /// From the TUN into the session's queue.
 pub(super) struct Uplink {
-    pub(super) queue: Arc<PacketQueue>,
-    pub(super) traffic: Arc<Traffic>,
-    /// False while there is no session: packets are then dropped, not kept for a late burst.
-    pub(super) online: Arc<AtomicBool>,
+    tun: Arc<Tun>,
+    queue: Arc<PacketQueue>,
+    traffic: Arc<Traffic>,
+    gate: Arc<Gate>,
+    egress: Egress,
+}
+
+impl Uplink {
+    pub(super) fn new(
+        tun: Arc<Tun>,
+        queue: Arc<PacketQueue>,
+        traffic: Arc<Traffic>,
+        gate: Arc<Gate>,
+    ) -> Self {
+        Self { tun, queue, traffic, gate, egress: Egress::default() }
+    }
 }
 
 impl Route for Uplink {
-    fn route<'a>(&mut self, packets: impl Iterator<Item = &'a [u8]>) {
-        if !self.online.load(Ordering::Relaxed) {
-            for packet in packets {
-                self.traffic.drops().count(Priority::Normal, DropReason::NotConnected, packet.len());
-            }
-            return;
-        }
-        let mut producer = self.queue.producer();
+    fn route<'a>(&mut self, packets: impl Iterator<Item = &'a mut [u8]>) {
+        let Self { tun, queue, traffic, gate, egress } = self;
+        let count = |reason, length| traffic.drops().count(Priority::Normal, reason, length);
+        let Some(Way { mtu, router }) = gate.way() else {
+            return packets.for_each(|packet| count(DropReason::NotConnected, packet.len()));
+        };
+        let mut producer = queue.producer();
         for packet in packets {
-            if let Err(error) = producer.push(packet) {
-                self.traffic.drops().count(Priority::Normal, error.reason(), packet.len());
+            let passed = egress.pass(packet, mtu, |packet| {
+                if let Err(error) = producer.push(packet) {
+                    count(error.reason(), packet.len());
+                }
+            });
+            if let Err(reason) = passed {
+                count(reason, packet.len());
+                if reason == DropReason::TooBig {
+                    let answer = |answer: &[u8]| tun.write(answer).is_ok();
+                    gate.answers.too_big(clock::now(), &router, packet, mtu, answer);
+                }
             }
         }
+    }
+}
+
+/// Whether and how packets pass from the TUN into the queue: asked once a batch, set once a connection.
+pub(super) struct Gate {
+    /// Absent while there is no session: packets are then dropped, not kept for a late burst.
+    way: Mutex<Option<Way>>,
+    pub(super) answers: Answers,
+}
+
+/// What the session that packets go to permits.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    /// The tunnel's MTU.
+    pub(super) mtu: u16,
+    /// Who says that a packet is longer: the server, as the next hop.
+    pub(super) router: Router,
+}
+
+impl Gate {
+    /// A gate that is shut.
+    pub(super) fn new() -> Self {
+        Self { way: Mutex::new(None), answers: Answers::new(clock::now()) }
+    }
+
+    pub(super) fn set(&self, way: Option<Way>) {
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = way;
+    }
+
+    fn way(&self) -> Option<Way> {
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,8 +101,9 @@ impl Downlink {
         Self { tun, traffic, shared, ingress, received: (0, 0) }
     }
 
-    fn take(&mut self, packet: &[u8]) -> Result<(), DropReason> {
+    fn take(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
         self.ingress.admit(packet)?;
+        clamp_mss(packet, self.ingress.mtu());
         // The device refuses only while the interface is down, set so by somebody else.
         self.tun.write(packet).map_err(|_| DropReason::NoRoute)
     }

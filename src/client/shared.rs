@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::mtu::MtuFacts;
 use crate::engine::clock;
 use crate::error::VpnError;
 use crate::report::{
@@ -24,7 +25,7 @@ struct Facts {
     status: Status,
     traffic: Arc<Traffic>,
     quality: Option<QualityReport>,
-    mtu: Option<MtuInfo>,
+    mtu: Option<MtuFacts>,
     since: Option<Instant>,
 }
 
@@ -49,7 +50,9 @@ impl Shared {
     }
 
     pub(super) fn mtu_info(&self) -> Option<MtuInfo> {
-        self.facts().mtu
+        // The kernel is asked without the lock.
+        let facts = self.facts().mtu.clone();
+        facts.map(|facts| facts.info())
     }
 
     pub(super) fn statistics(&self) -> Statistics {
@@ -85,7 +88,7 @@ impl Shared {
     }
 
     /// Publishes that packets flow.
-    pub(super) fn set_connected(&self, mut status: Status, mtu: MtuInfo) {
+    pub(super) fn set_connected(&self, mut status: Status, mtu: MtuFacts) {
         self.update(|facts| {
             status.connected_since = Some(timestamp());
             facts.status = status;

@@ -290,7 +290,8 @@ impl Run {
     ) -> Result<Interrupt, Failure> {
         let Established { websocket, session, hello, remote } = established;
         let Some(tunnel) = self.tunnel.as_mut() else { return Err(Failure::last(no_tunnel())) };
-        let mtu = tunnel.mtu_info(remote.ip());
+        let (wire, wire_guard) = websocket.wire().ok().unzip();
+        let mtu = tunnel.mtu(&hello, remote.ip(), wire, &self.traffic);
         let (orders, order_inbox) = mpsc::channel(1);
         let downlink = tunnel.downlink(&hello, &self.traffic, &self.shared);
         let traffic = Arc::clone(&self.traffic);
@@ -305,9 +306,9 @@ impl Run {
                     Some(end) => break Ended::Link(end),
                     None => {
                         confirmed = Some(Instant::now());
-                        tunnel.set_online(true, &self.traffic);
+                        tunnel.set_online(Some(&hello), &self.traffic);
                         let dns = Some(tunnel.dns());
-                        shared.set_connected(Status { dns, ..status(&hello, remote) }, mtu);
+                        shared.set_connected(Status { dns, ..status(&hello, remote) }, mtu.clone());
                         self.bad_requests = 0;
                         if let Some(reply) = self.reply.take() {
                             answer(reply, Ok(assigned(&hello)));
@@ -320,7 +321,8 @@ impl Run {
                 }
             }
         };
-        tunnel.set_online(false, &self.traffic);
+        tunnel.set_online(None, &self.traffic);
+        drop(wire_guard);
         if confirmed.is_some_and(|since| since.elapsed() >= STABLE) {
             self.backoff.reset();
         }

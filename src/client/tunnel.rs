@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::port::{Downlink, Uplink};
+use super::mtu::MtuFacts;
+use super::port::{Downlink, Gate, Uplink, Way};
 use super::resolvers::{Resolvers, Wanted};
 use super::shared::Shared;
 use crate::codec::hello::Accepted;
@@ -14,26 +14,21 @@ use crate::config::ClientConfig;
 use crate::engine::{Task, pump};
 use crate::error::VpnError;
 use crate::network::{HostChanges, Netlink};
-use crate::packet::Ingress;
+use crate::packet::{Ingress, Router};
 use crate::qos::{Batch, PacketQueue};
-use crate::report::{Dns, LogLevel, MtuInfo};
+use crate::report::{Dns, LogLevel};
 use crate::telemetry::{DropReason, Priority, Traffic};
+use crate::transport::Wire;
 use crate::tunnel::{Tun, TunConfig};
-
-/// Nominal overhead of one packet (API §6): IP 20, TCP with timestamps 32, WebSocket 6, frame 5, tag 16.
-const NOMINAL_OVERHEAD: u32 = 79;
-
-/// Assumed where the way to the server has no MTU of its own: Ethernet's.
-const ETHERNET_MTU: u32 = 1500;
 
 /// A TUN that is up, with its routes. It outlives connections.
 pub(super) struct Tunnel {
     tun: Arc<Tun>,
     pump: Task<std::io::Error>,
-    netlink: Netlink,
+    netlink: Arc<Netlink>,
     changes: HostChanges,
     queue: Arc<PacketQueue>,
-    online: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     addresses: Addresses,
     routes: Vec<IpNet>,
     ipv6_blocked: bool,
@@ -77,12 +72,12 @@ impl Tunnel {
     ) -> Result<Self, VpnError> {
         let tun = Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: hello.mtu })?;
         let tun = Arc::new(tun);
-        let netlink = Netlink::open()?;
+        let netlink = Arc::new(Netlink::open()?);
         let changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
         let queue = Arc::new(PacketQueue::new());
-        let online = Arc::new(AtomicBool::new(false));
+        let gate = Arc::new(Gate::new());
         let uplink =
-            Uplink { queue: Arc::clone(&queue), traffic: Arc::clone(traffic), online: Arc::clone(&online) };
+            Uplink::new(Arc::clone(&tun), Arc::clone(&queue), Arc::clone(traffic), Arc::clone(&gate));
         let pump = Task::spawn("tun", pump(Arc::clone(&tun), config.mtu, uplink));
         let addresses = Addresses::of(hello);
         let mut tunnel = Self {
@@ -91,7 +86,7 @@ impl Tunnel {
             netlink,
             changes,
             queue,
-            online,
+            gate,
             addresses,
             routes: config.routes.clone(),
             ipv6_blocked: false,
@@ -204,16 +199,16 @@ impl Tunnel {
         Downlink::new(Arc::clone(&self.tun), Arc::clone(traffic), Arc::clone(shared), ingress)
     }
 
-    /// Opens or shuts the way into the queue. What waited when it opens is from before the outage
-    /// and is dropped.
-    pub(super) fn set_online(&self, online: bool, traffic: &Traffic) {
+    /// Opens the way into the queue, to a session of `hello`, or shuts it. What waited when it opens is
+    /// from before the outage and is dropped.
+    pub(super) fn set_online(&self, hello: Option<&Accepted>, traffic: &Traffic) {
         let mut stale = Batch::default();
         while self.queue.drain_into(&mut stale, usize::MAX) > 0 {
             for packet in stale.iter() {
                 traffic.drops().count(Priority::Normal, DropReason::Stale, packet.len());
             }
         }
-        self.online.store(online, Ordering::Relaxed);
+        self.gate.set(hello.map(way));
     }
 
     /// The resolvers that the host has.
@@ -221,16 +216,21 @@ impl Tunnel {
         self.resolvers.report()
     }
 
-    /// The MTU figures for a connection to `remote`.
-    pub(super) fn mtu_info(&self, remote: IpAddr) -> MtuInfo {
-        let link_mtu = self.netlink.route_to(remote).map_or(ETHERNET_MTU, |way| way.mtu);
-        MtuInfo {
-            tun_mtu: self.addresses.mtu.into(),
-            effective_mtu: link_mtu.saturating_sub(NOMINAL_OVERHEAD),
-            link_mtu,
-            overhead_bytes: NOMINAL_OVERHEAD,
-            oversized_packets_dropped: 0,
-            icmp_too_big_sent: 0,
+    /// The MTU figures of a session of `hello` with `remote`, over `wire`.
+    pub(super) fn mtu(
+        &self,
+        hello: &Accepted,
+        remote: IpAddr,
+        wire: Option<Arc<Wire>>,
+        traffic: &Arc<Traffic>,
+    ) -> MtuFacts {
+        MtuFacts {
+            netlink: Arc::clone(&self.netlink),
+            remote,
+            tun_mtu: hello.mtu,
+            wire,
+            gate: Arc::clone(&self.gate),
+            traffic: Arc::clone(traffic),
         }
     }
 
@@ -251,4 +251,11 @@ impl Tunnel {
         // The last handle on the device closes it; its addresses and routes go with it.
         drop(tun);
     }
+}
+
+/// What a session of `hello` takes: its server says so to those who send more.
+fn way(hello: &Accepted) -> Way {
+    // The hello's prefix length was checked when it was read.
+    let v4 = Ipv4Net::new_assert(hello.gateway, hello.prefix_length);
+    Way { mtu: hello.mtu, router: Router::new(v4, hello.v6.map(|v6| v6.gateway)) }
 }

@@ -25,10 +25,10 @@ use crate::error::ErrorCode;
 pub const PREFIX_LEN: usize = 16;
 
 /// The length of a nonce in bytes: prefix and counter.
-const FULL_NONCE_LEN: usize = PREFIX_LEN + size_of::<u64>();
+pub const FULL_NONCE_LEN: usize = PREFIX_LEN + size_of::<u64>();
 
 /// The length of a tag in bytes.
-const TAG_LEN: usize = SEAL_OVERHEAD - FULL_NONCE_LEN;
+pub const TAG_LEN: usize = SEAL_OVERHEAD - FULL_NONCE_LEN;
 
 /// Counters end below this (PROTOCOL §5), far behind the limits at which keys are renewed.
 const COUNTER_LIMIT: u64 = 1 << 48;

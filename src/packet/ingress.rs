@@ -32,6 +32,11 @@ impl Ingress {
         Self { mtu, addresses: Addresses::Destinations { v4, v6 } }
     }
 
+    /// The longest packet that is let pass, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
     /// The packet, if it may go on.
     pub fn admit<'a>(&self, bytes: &'a [u8]) -> Result<IpPacket<'a>, DropReason> {
         let packet = IpPacket::parse(bytes)?;

@@ -5,8 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 
-/// A view of exactly one IP packet. [`parse`](Self::parse) is the only way to get one, so its
-/// accessors have nothing left to check.
+/// In the byte of IPv4's flags.
+const DONT_FRAGMENT: u8 = 0x40;
+
+/// A view of exactly one IP packet. Only [`parse`](Self::parse) makes one (and
+/// [`parse_start`](Self::parse_start), of a beginning), so its accessors have nothing left to check.
 ///
 /// ```text
 /// IPv4  0 version|IHL   2..4 total length     9 protocol      12..16 source   16..20 destination
@@ -60,6 +63,18 @@ impl<'a> IpPacket<'a> {
     /// Checks that `bytes` are one whole packet: version, header length, and that the length in the
     /// header is that of the slice. Checksums and extension headers are left alone.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let packet = Self::parse_start(bytes)?;
+        let announced = packet.total_len();
+        if announced == bytes.len() {
+            Ok(packet)
+        } else {
+            Err(Malformed::Length { announced, arrived: bytes.len() })
+        }
+    }
+
+    /// As [`parse`](Self::parse), for bytes that may be only the beginning of a packet, as when it
+    /// was longer than the room it was read into: what its header says of its length is not checked.
+    pub fn parse_start(bytes: &'a [u8]) -> Result<Self, Malformed> {
         match bytes.first().ok_or(Malformed::Empty)? >> 4 {
             4 => Self::parse_v4(bytes),
             6 => Self::parse_v6(bytes),
@@ -73,7 +88,6 @@ impl<'a> IpPacket<'a> {
         if words < 5 || usize::from(words) * 4 > bytes.len() {
             return Err(Malformed::HeaderLength(words));
         }
-        check_length(usize::from(u16::from_be_bytes([header[2], header[3]])), bytes)?;
         Ok(Self { bytes, header: Header::V4(header) })
     }
 
@@ -82,11 +96,9 @@ impl<'a> IpPacket<'a> {
         const HOP_BY_HOP: u8 = 0;
 
         let header = bytes.first_chunk::<IPV6_HEADER>().ok_or(Malformed::Truncated)?;
-        let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        if payload == 0 && header[6] == HOP_BY_HOP {
+        if header[4..6] == [0, 0] && header[6] == HOP_BY_HOP {
             return Err(Malformed::Jumbogram);
         }
-        check_length(IPV6_HEADER + payload, bytes)?;
         Ok(Self { bytes, header: Header::V6(header) })
     }
 
@@ -125,6 +137,19 @@ impl<'a> IpPacket<'a> {
         }
     }
 
+    /// The length in bytes of the whole packet, by its header.
+    pub fn total_len(&self) -> usize {
+        match self.header {
+            Header::V4(header) => usize::from(u16::from_be_bytes([header[2], header[3]])),
+            Header::V6(header) => IPV6_HEADER + usize::from(u16::from_be_bytes([header[4], header[5]])),
+        }
+    }
+
+    /// Whether routers may cut the packet into fragments: only IPv4 without «don't fragment».
+    pub fn may_be_fragmented(&self) -> bool {
+        matches!(self.header, Header::V4(header) if header[6] & DONT_FRAGMENT == 0)
+    }
+
     /// The length in bytes of the IPv4 header with its options, or of the fixed IPv6 header.
     pub fn header_len(&self) -> usize {
         match self.header {
@@ -139,14 +164,10 @@ impl<'a> IpPacket<'a> {
         &self.bytes[self.header_len()..]
     }
 
-    /// The whole packet.
+    /// The packet's bytes: all of them, or what [`parse_start`](Self::parse_start) was given.
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
-}
-
-fn check_length(announced: usize, bytes: &[u8]) -> Result<(), Malformed> {
-    if announced == bytes.len() { Ok(()) } else { Err(Malformed::Length { announced, arrived: bytes.len() }) }
 }
 
 /// The address at `offset`, which is 8 or 24.

@@ -1,8 +1,17 @@
 //! IP packets as they pass through the tunnel: checked once, then read without doubt
 //! (PROTOCOL §6). Only headers are read, never what they carry.
 
+mod checksum;
+mod egress;
+mod fragment;
+pub mod icmp;
 pub mod ingress;
 pub mod ip;
+mod mss;
+mod upper;
 
+pub use egress::Egress;
+pub use icmp::{Answers, Router};
 pub use ingress::Ingress;
 pub use ip::{IpPacket, Malformed};
+pub use mss::clamp_mss;

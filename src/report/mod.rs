@@ -8,5 +8,5 @@ mod types;
 pub use events::{Event, EventSink, Events, LogLevel, TOLD};
 pub use types::{
     Assigned, ClientInfo, ClientTelemetry, ConnectionState, DisconnectReason, Dns, DnsMethod, DropReport,
-    MtuInfo, QualityReport, ServerStatistics, Statistics, Status, timestamp,
+    Layer, MtuInfo, QualityReport, ServerStatistics, Statistics, Status, timestamp,
 };

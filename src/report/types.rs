@@ -250,7 +250,7 @@ pub struct ServerStatistics {
 }
 
 /// `IVpnMtuInfo`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MtuInfo {
     /// The tunnel's MTU, which both ends agreed on.
@@ -265,6 +265,19 @@ pub struct MtuInfo {
     pub oversized_packets_dropped: u64,
     /// ICMP messages that said so.
     pub icmp_too_big_sent: u64,
+    /// What each layer adds to one packet of `tun_mtu` bytes that this end sends alone, from the wire
+    /// inwards; absent while there is no connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<Layer>>,
+}
+
+/// One layer around a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Layer {
+    /// `ip`, `tcp`, `tls`, `websocket`, `mask`, `frame`, `nonce` or `tag`.
+    pub name: &'static str,
+    /// What it adds, in bytes.
+    pub bytes: usize,
 }
 
 /// Why a client's session ended.

@@ -113,11 +113,13 @@ impl Handshake<'_> {
             id: hello.client_id.clone(),
             v4: hello.assigned_ip,
             v6: hello.v6.map(|v6| v6.assigned_ip),
+            prefix_length: hello.prefix_length,
+            mtu,
             name,
             remote: self.source,
             port: self.port,
         };
-        self.confirmation(websocket, unconfirmed, identity, mtu, reservation).await
+        self.confirmation(websocket, unconfirmed, identity, reservation).await
     }
 
     /// The client's first message, opened.
@@ -194,13 +196,12 @@ impl Handshake<'_> {
         websocket: &mut Socket,
         unconfirmed: Unconfirmed,
         identity: Identity,
-        mtu: u16,
         mut reservation: Reservation,
     ) -> Result<Up, Ended> {
         let message = self.receive(websocket).await?;
         let (order_sender, orders) = mpsc::channel(ORDERS);
         let peer = Arc::new(Peer::new(identity, order_sender));
-        let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer), mtu);
+        let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer));
         let confirmed = unconfirmed
             .handle_message(clock::now(), &mut rand::rng(), message, |packet| port.deliver(packet));
         let session = confirmed.map_err(session_failed)?;

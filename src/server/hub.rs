@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::admission::Admission;
 use super::peer::Peer;
@@ -14,8 +14,9 @@ use crate::codec::disconnect::DisconnectCode;
 use crate::config::ServerConfig;
 use crate::crypto::keys::Keypair;
 use crate::engine::clock;
+use crate::packet::Router;
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
-use crate::telemetry::{Traffic, TrafficSnapshot};
+use crate::telemetry::{DropReason, Priority, Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
 use crate::tunnel::Tun;
 
@@ -28,10 +29,12 @@ pub(super) struct Hub {
     pub(super) events: Events,
     pub(super) tun: Arc<Tun>,
     pub(super) client_to_client: bool,
+    /// Who tells clients that a packet is too big: the server.
+    pub(super) router: Router,
     /// The tunnel's networks, each with the server's own address in it.
     nets: Vec<(IpNet, IpAddr)>,
     /// What belongs to no client: packets for addresses that nobody has.
-    pub(super) traffic: Traffic,
+    traffic: Traffic,
     /// Read once a batch of packets, written when a client comes or goes.
     table: RwLock<Table>,
     admission: Mutex<Admission>,
@@ -72,6 +75,7 @@ impl Hub {
             events,
             tun,
             client_to_client: config.client_to_client,
+            router: router(&config),
             nets: nets(&config),
             traffic: Traffic::default(),
             table: RwLock::default(),
@@ -110,6 +114,11 @@ impl Hub {
         drop(table);
         self.events.emit(Event::ClientDisconnected { client_id: peer.id.clone(), reason });
         peer.set_ended();
+    }
+
+    /// Counts a packet that belongs to no client.
+    pub(super) fn drop_packet(&self, reason: DropReason, length: usize) {
+        self.traffic.drops().count(Priority::Normal, reason, length);
     }
 
     /// The figures of all clients, past ones included.
@@ -173,6 +182,12 @@ impl Hub {
     fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn router(config: &ServerConfig) -> Router {
+    // The configuration's prefix length was checked when it was read.
+    let v4 = Ipv4Net::new_assert(config.subnet.server(), config.subnet.prefix_len());
+    Router::new(v4, config.subnet6.map(|subnet| subnet.server()))
 }
 
 fn nets(config: &ServerConfig) -> Vec<(IpNet, IpAddr)> {

@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, watch};
 
 use crate::codec::disconnect::DisconnectCode;
-use crate::engine::Order;
+use crate::engine::{Order, clock};
+use crate::packet::{Answers, Router};
 use crate::qos::PacketQueue;
 use crate::report::{ClientInfo, ClientTelemetry, DropReport, timestamp};
 use crate::telemetry::{DropReason, Priority, Traffic};
@@ -16,6 +18,12 @@ pub(super) struct Peer {
     pub(super) id: String,
     pub(super) v4: Ipv4Addr,
     pub(super) v6: Option<Ipv6Addr>,
+    /// The longest packet that both ends agreed on.
+    pub(super) mtu: u16,
+    /// Who tells this host that a packet is longer: the client, as the kernel takes no packet from
+    /// its own address.
+    pub(super) router: Router,
+    pub(super) answers: Answers,
     /// Packets on their way to the client.
     pub(super) queue: Arc<PacketQueue>,
     pub(super) traffic: Arc<Traffic>,
@@ -33,6 +41,8 @@ pub(super) struct Identity {
     pub(super) id: String,
     pub(super) v4: Ipv4Addr,
     pub(super) v6: Option<Ipv6Addr>,
+    pub(super) prefix_length: u8,
+    pub(super) mtu: u16,
     pub(super) name: Option<String>,
     pub(super) remote: IpAddr,
     pub(super) port: u16,
@@ -41,11 +51,14 @@ pub(super) struct Identity {
 impl Peer {
     /// A client whose session is up; `orders` reach its link.
     pub(super) fn new(identity: Identity, orders: mpsc::Sender<Order>) -> Self {
-        let Identity { id, v4, v6, name, remote, port } = identity;
+        let Identity { id, v4, v6, prefix_length, mtu, name, remote, port } = identity;
         Self {
             id,
             v4,
             v6,
+            mtu,
+            router: Router::new(Ipv4Net::new_assert(v4, prefix_length), v6),
+            answers: Answers::new(clock::now()),
             queue: Arc::new(PacketQueue::new()),
             traffic: Arc::default(),
             name,

@@ -4,38 +4,65 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::engine::{Port, Route};
-use crate::packet::{Ingress, IpPacket};
-use crate::telemetry::{DropReason, Priority, Quality};
+use crate::engine::{Port, Route, clock};
+use crate::packet::{Egress, Ingress, IpPacket, clamp_mss};
+use crate::qos::Producer;
+use crate::telemetry::{DropReason, Quality};
 
 use super::hub::Hub;
 use super::peer::Peer;
 
 /// From the TUN to the client that has the destination address.
-pub(super) struct Downlink(pub(super) Arc<Hub>);
+pub(super) struct Downlink {
+    hub: Arc<Hub>,
+    egress: Egress,
+}
+
+impl Downlink {
+    pub(super) fn new(hub: Arc<Hub>) -> Self {
+        Self { hub, egress: Egress::default() }
+    }
+}
 
 impl Route for Downlink {
-    fn route<'a>(&mut self, packets: impl Iterator<Item = &'a [u8]>) {
-        let table = self.0.table();
-        let mut current: Option<(IpAddr, &Peer, crate::qos::Producer<'_>)> = None;
+    fn route<'a>(&mut self, packets: impl Iterator<Item = &'a mut [u8]>) {
+        let Self { hub, egress } = self;
+        let table = hub.table();
+        let mut current: Option<(IpAddr, &Peer, Producer<'_>)> = None;
         for packet in packets {
-            let to = IpPacket::parse(packet).ok().map(|packet| packet.dst());
+            let to = match IpPacket::parse_start(packet) {
+                Ok(packet) => packet.dst(),
+                Err(malformed) => {
+                    hub.drop_packet(malformed.into(), packet.len());
+                    continue;
+                }
+            };
             // Packets that follow each other mostly go to the same client: its lock is kept.
-            if current.as_ref().is_none_or(|(addr, ..)| Some(*addr) != to) {
+            if current.as_ref().is_none_or(|(addr, ..)| *addr != to) {
                 // Its lock is let go before the next one is taken.
                 drop(current.take());
-                let found = to.and_then(|to| Some((to, table.by_address(to)?)));
-                current = found.map(|(to, peer)| (to, peer, peer.queue.producer()));
+                current = table.by_address(to).map(|peer| (to, peer, peer.queue.producer()));
             }
-            match &mut current {
-                None => self.0.traffic.drops().count(Priority::Normal, DropReason::NoRoute, packet.len()),
-                Some((_, peer, producer)) => {
-                    if let Err(error) = producer.push(packet) {
-                        peer.drop_packet(error.reason(), packet.len());
-                    }
+            let Some((_, peer, producer)) = &mut current else {
+                hub.drop_packet(DropReason::NoRoute, packet.len());
+                continue;
+            };
+            let passed = egress.pass(packet, peer.mtu, |packet| push(peer, producer, packet));
+            if let Err(reason) = passed {
+                peer.drop_packet(reason, packet.len());
+                if reason == DropReason::TooBig {
+                    let answer = |answer: &[u8]| hub.tun.write(answer).is_ok();
+                    peer.answers.too_big(clock::now(), &peer.router, packet, peer.mtu, answer);
                 }
             }
         }
+    }
+}
+
+/// Queues a packet for a client, or counts it among those that it lost.
+fn push(peer: &Peer, producer: &mut Producer<'_>, packet: &[u8]) {
+    if let Err(error) = producer.push(packet) {
+        peer.drop_packet(error.reason(), packet.len());
     }
 }
 
@@ -45,35 +72,45 @@ pub(super) struct Uplink {
     peer: Arc<Peer>,
     /// Lets pass what comes from the client's own addresses.
     ingress: Ingress,
+    egress: Egress,
     received: (u64, u64),
 }
 
 impl Uplink {
-    pub(super) fn new(hub: Arc<Hub>, peer: Arc<Peer>, mtu: u16) -> Self {
-        let ingress = Ingress::from_client(mtu, peer.v4, peer.v6);
-        Self { hub, peer, ingress, received: (0, 0) }
+    pub(super) fn new(hub: Arc<Hub>, peer: Arc<Peer>) -> Self {
+        let ingress = Ingress::from_client(peer.mtu, peer.v4, peer.v6);
+        Self { hub, peer, ingress, egress: Egress::default(), received: (0, 0) }
     }
 
-    fn take(&self, packet: &[u8]) -> Result<(), DropReason> {
+    fn take(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
         let to = self.ingress.admit(packet)?.dst();
+        clamp_mss(packet, self.ingress.mtu());
         if self.hub.is_client_net(to) {
-            return self.to_client(to, packet);
+            return self.pass_to_client(to, packet);
         }
         // The device refuses only while the interface is down, set so by somebody else.
         self.hub.tun.write(packet).map_err(|_| DropReason::NoRoute)
     }
 
     /// Straight to the other client: the kernel need not forward for it.
-    fn to_client(&self, to: IpAddr, packet: &[u8]) -> Result<(), DropReason> {
-        if !self.hub.client_to_client {
+    fn pass_to_client(&mut self, to: IpAddr, packet: &mut [u8]) -> Result<(), DropReason> {
+        let Self { hub, peer, egress, .. } = self;
+        if !hub.client_to_client {
             return Err(DropReason::ClientToClient);
         }
-        let table = self.hub.table();
+        let table = hub.table();
         let other = table.by_address(to).ok_or(DropReason::NoRoute)?;
-        let pushed = other.queue.producer().push(packet);
-        if let Err(error) = pushed {
-            // The packet came whole from this client; it is the other's queue that had no room.
-            other.drop_packet(error.reason(), packet.len());
+        // The packet came whole from this client: what becomes of it now is the other's.
+        let passed = {
+            let mut producer = other.queue.producer();
+            egress.pass(packet, other.mtu, |packet| push(other, &mut producer, packet))
+        };
+        if let Err(reason) = passed {
+            other.drop_packet(reason, packet.len());
+            if reason == DropReason::TooBig {
+                let answer = |answer: &[u8]| peer.queue.producer().push(answer).is_ok();
+                peer.answers.too_big(clock::now(), &hub.router, packet, other.mtu, answer);
+            }
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ pub enum DropReason {
     QueueDelay,
     /// The client's token bucket was empty.
     RateLimit,
-    /// Longer than the tunnel's MTU; its sender got an ICMP answer.
+    /// Longer than the tunnel's MTU; its sender is told by ICMP.
     TooBig,
     /// Its source is not an address of the client that sent it (PROTOCOL §6).
     Spoofed,

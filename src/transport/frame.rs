@@ -14,6 +14,9 @@ pub(super) const HEADER_MAX: usize = 14;
 /// The longest payload of a control frame (RFC 6455 §5.5).
 pub(super) const CONTROL_MAX: usize = 125;
 
+/// The length of a mask.
+pub(super) const MASK_LENGTH: usize = 4;
+
 /// A mask that changes nothing: what a server's frames count as masked with.
 pub(super) const NO_MASK: [u8; 4] = [0; 4];
 

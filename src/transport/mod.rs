@@ -20,10 +20,12 @@ mod http;
 mod listener;
 mod socket;
 mod stream;
+mod tcp_info;
 mod tls;
 mod upgrade;
 mod url;
 mod websocket;
+mod wire;
 
 pub use self::dial::{DialOptions, Dialed, dial};
 pub use self::dial_error::{DialError, DialPhase, TlsFault};
@@ -35,3 +37,4 @@ pub use self::tls::{ClientTls, ServerTls};
 pub use self::upgrade::{UpgradeOptions, Upgraded, upgrade};
 pub use self::url::Endpoint;
 pub use self::websocket::{HANDSHAKE_MESSAGE_LIMIT, SESSION_MESSAGE_LIMIT, WebSocket};
+pub use self::wire::{MessageCost, Wire, WireGuard};

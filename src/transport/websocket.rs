@@ -14,14 +14,16 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::WebSocketError;
 use super::assembly::{Assembly, Event};
 use super::frame::{self, CONTROL_MAX, ControlFrame, EncodedHeader, HEADER_MAX, Kind, Role};
+use super::wire::{Wire, WireGuard};
+use super::{Stream, WebSocketError};
 
 /// The longest message, in bytes, before the session is up (PROTOCOL §1): one frame with a hello.
 pub const HANDSHAKE_MESSAGE_LIMIT: usize = 8_197;
@@ -61,6 +63,14 @@ pub struct WebSocket<S> {
     control: Option<ControlFrame>,
     /// Our Close is in `control` or before it; nothing may follow.
     close_sent: bool,
+}
+
+impl WebSocket<Stream> {
+    /// What shows the connection's path to the wire for as long as the guard is there. It must be
+    /// dropped before the connection is, which would stay open otherwise.
+    pub fn wire(&self) -> io::Result<(Arc<Wire>, WireGuard)> {
+        Wire::of(&self.stream, self.role)
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {

@@ -8,7 +8,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
  * @param {import('../../../scripts/lab.mjs').Host} host
  * @param {string} target
  * @param {{ count?: number, intervalSecs?: number, size?: number, dontFragment?: boolean, source?: string }} [options]
- *   `size` is that of the payload: 28 bytes less than the IPv4 packet, 48 less than the IPv6 one
+ *   `size` is that of the payload: 28 bytes less than the IPv4 packet, 48 less than the IPv6 one;
+ *   `dontFragment` is the flag in the packet: unless it is given, the kernel sets it as it sees fit
  * @returns {Promise<{ sent: number, received: number, duplicates: number, maxMs?: number, averageMs?: number, output: string }>}
  */
 export async function ping(
@@ -17,7 +18,7 @@ export async function ping(
   { count = 3, intervalSecs = 0.05, size = 56, dontFragment, source } = {},
 ) {
   const argv = ['ping', '-n', '-W', '1', '-c', `${count}`, '-i', `${intervalSecs}`, '-s', `${size}`];
-  if (dontFragment) argv.push('-M', 'do');
+  if (dontFragment !== undefined) argv.push('-M', dontFragment ? 'do' : 'dont');
   if (source) argv.push('-I', source);
   const { stdout, stderr } = await host.exec([...argv, target], { check: false });
   const [, sent, received] = /(\d+) packets transmitted, (\d+) received/.exec(stdout) ?? [0, 0, 0];
@@ -58,6 +59,49 @@ export async function iperf(host, peer, address, args = []) {
     server.kill('SIGKILL');
   }
 }
+
+/**
+ * Looks at what passes an interface, from now until `stop()`. `packets` grows: whole IP packets, as
+ * they are on the interface.
+ *
+ * @param {import('../../../scripts/lab.mjs').Host} host
+ * @param {string} device
+ * @param {string} filter in tcpdump's language
+ * @returns {Promise<{ packets: Buffer[], stop(): Promise<void> }>}
+ */
+export async function capture(host, device, filter) {
+  const tcpdump = host.spawn([
+    'tcpdump', '-i', device, '-n', '-s', '0', '-U', '--immediate-mode', '-w', '-', filter,
+  ]); // prettier-ignore
+  const packets = [];
+  let linkHeader;
+  let unread = Buffer.alloc(0);
+  tcpdump.stdout.on('data', (chunk) => {
+    unread = Buffer.concat([unread, chunk]);
+    if (linkHeader === undefined && unread.length >= PCAP_HEADER) {
+      linkHeader = LINK_HEADERS[unread.readUInt32LE(20)];
+      unread = unread.subarray(PCAP_HEADER);
+    }
+    while (linkHeader !== undefined && unread.length >= RECORD_HEADER) {
+      const end = RECORD_HEADER + unread.readUInt32LE(8);
+      if (unread.length < end) return;
+      packets.push(unread.subarray(RECORD_HEADER + linkHeader, end));
+      unread = unread.subarray(end);
+    }
+  });
+  await once(tcpdump.stderr, 'data'); // it says that it listens
+  const stop = async () => {
+    const ended = once(tcpdump, 'close');
+    tcpdump.kill('SIGINT');
+    await ended;
+  };
+  return { packets, stop };
+}
+
+/** Lengths in a pcap file, and of the link-layer header by the file's link type: Ethernet, none. */
+const PCAP_HEADER = 24;
+const RECORD_HEADER = 16;
+const LINK_HEADERS = { 1: 14, 101: 0 };
 
 /** Fetches a URL with curl and resolves with its text. */
 export async function fetchText(host, url, ...args) {

@@ -63,7 +63,8 @@ pub struct Way {
     pub ifindex: u32,
     /// That interface's name.
     pub ifname: String,
-    /// The largest packet that goes this way, in bytes of IP packet.
+    /// That interface's MTU, in bytes of IP packet. The path beyond may take less, which is TCP's
+    /// business.
     pub mtu: u32,
     /// The address that the host would send from.
     pub source: Option<IpAddr>,
@@ -171,13 +172,7 @@ impl Netlink {
         let route = self.lookup(address, RouteFlags::empty())?;
         let ifindex = route.ifindex.ok_or_else(|| no_route(Errno::NETUNREACH.into()))?;
         let link = self.link(ifindex)?;
-        Ok(Way {
-            gateway: route.gateway,
-            ifindex,
-            mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
-            ifname: link.name,
-            source: route.source,
-        })
+        Ok(Way { gateway: route.gateway, ifindex, mtu: link.mtu, ifname: link.name, source: route.source })
     }
 
     /// The route that the kernel takes to `address`: what comes of it, or with

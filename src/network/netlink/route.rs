@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use netlink_packet_core::{Emitable, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHopFlags,
-    RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
 };
 use serde::{Deserialize, Serialize};
 
@@ -162,7 +162,6 @@ pub(in crate::network) struct KernelRoute {
     pub(in crate::network) source: Option<IpAddr>,
     /// Whether a gateway is on the link although no address of the host says so.
     pub(in crate::network) onlink: bool,
-    pub(in crate::network) mtu: Option<u32>,
     /// Whether packets can leave by it now.
     pub(in crate::network) usable: bool,
 }
@@ -191,7 +190,6 @@ impl KernelRoute {
             further: Vec::new(),
             source: None,
             onlink: header.flags.contains(RouteFlags::Onlink),
-            mtu: None,
             usable: !header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown),
         };
         message.attributes.iter().for_each(|attribute| route.take(attribute));
@@ -249,12 +247,6 @@ impl KernelRoute {
             RouteAttribute::PrefSource(address) => self.source = ip(address),
             RouteAttribute::Priority(metric) => self.metric = *metric,
             RouteAttribute::Table(table) => self.table = *table,
-            RouteAttribute::Metrics(metrics) => {
-                self.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                });
-            }
             RouteAttribute::MultiPath(hops) => {
                 self.onlink |= hops.iter().any(|hop| hop.flags.contains(RouteNextHopFlags::Onlink));
                 let mut hops = hops.iter();
