@@ -28,7 +28,8 @@ const FLOOR: u64 = 4 * 1460;
 const RISE: f64 = 1.25;
 
 /// How long the best delivery rate is remembered, in round trips, and at least
-/// [`RATE_MEMORY_MIN`]: BBR's ten, so that a moment's stall does not count as the path's rate.
+/// [`RATE_MEMORY_MIN`]: BBR's ten, so that a moment's stall does not count as the path's rate. (What
+/// an idle application sends does not either: the rate is looked at only when there is a queue.)
 const RATE_MEMORY_ROUNDS: u32 = 10;
 const RATE_MEMORY_MIN: Duration = Duration::from_millis(200);
 
@@ -48,8 +49,6 @@ pub struct PathSample {
     pub min_rtt: Duration,
     /// What the path delivered lately, in bytes per second.
     pub delivery_rate: u64,
-    /// The rate says what the application sent, not what the path can carry.
-    pub app_limited: bool,
     /// Sent and not acknowledged, in bytes.
     pub in_flight: u64,
     /// Written and not sent, in bytes.
@@ -91,7 +90,7 @@ impl DelayLimit {
             return None;
         }
         let memory = RATE_MEMORY_MIN.max(path.rtt * RATE_MEMORY_ROUNDS);
-        let rate = self.rates.observe(now, path.delivery_rate, path.app_limited, memory);
+        let rate = self.rates.observe(now, path.delivery_rate, memory);
         let queue = path.rtt.saturating_sub(path.min_rtt);
         self.mode = match self.mode {
             Mode::Unlimited if queue > TARGET => limited(now, carried(rate, path.min_rtt)),
@@ -157,16 +156,13 @@ struct MaxRate {
 }
 
 impl MaxRate {
-    fn observe(&mut self, now: Instant, rate: u64, app_limited: bool, memory: Duration) -> u64 {
+    fn observe(&mut self, now: Instant, rate: u64, memory: Duration) -> u64 {
         let turned = *self.turned.get_or_insert(now);
-        if now.saturating_duration_since(turned) > memory / 2 && !(app_limited && self.newer == 0) {
+        if now.saturating_duration_since(turned) > memory / 2 {
             self.older = std::mem::take(&mut self.newer);
             self.turned = Some(now);
         }
-        // What an idle application sends says nothing, unless it is the best so far.
-        if !app_limited || rate > self.older.max(self.newer) {
-            self.newer = self.newer.max(rate);
-        }
+        self.newer = self.newer.max(rate);
         self.older.max(self.newer)
     }
 }
@@ -176,6 +172,11 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
+    fn some_instant() -> Instant {
+        Instant::now()
+    }
 
     const TICK: Duration = Duration::from_micros(500);
 
@@ -223,7 +224,7 @@ mod tests {
         }
 
         fn run(&mut self, limit: Option<&mut DelayLimit>, seconds: u64) -> Outcome {
-            let start = Instant::now();
+            let start = some_instant();
             let (mut limit, mut now) = (limit, start);
             let (mut delays, mut ours, mut ticks) = (0.0, 0.0, 0);
             let window = self.rate * self.rtt.as_secs_f64() * 2.0 + self.buffer * 2.0;
@@ -268,7 +269,6 @@ mod tests {
                 rtt: self.srtt,
                 min_rtt: self.rtt,
                 delivery_rate: (delivered / self.srtt.as_secs_f64()) as u64,
-                app_limited: false,
                 in_flight: self.in_flight as u64,
                 not_sent: 0,
             }
@@ -338,12 +338,11 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_limit() {
-        let now = Instant::now();
+        let now = some_instant();
         let zero = PathSample {
             rtt: Duration::ZERO,
             min_rtt: Duration::ZERO,
             delivery_rate: 0,
-            app_limited: true,
             in_flight: 0,
             not_sent: 0,
         };
