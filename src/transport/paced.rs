@@ -1,6 +1,6 @@
 //! TCP that does not fill the queues of its path.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -92,8 +92,14 @@ impl PacedTcp {
         }
     }
 
+    fn count(&mut self, written: usize) {
+        if let Some(allowance) = &mut self.allowance {
+            *allowance = allowance.saturating_sub(written as u64);
+        }
+    }
+
     /// Ready with how much may be written.
-    fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<u64> {
+    fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         loop {
             if self.is_paused
                 && let Some(pause) = &mut self.pause
@@ -107,8 +113,10 @@ impl PacedTcp {
                 self.look(now);
             }
             match self.allowance {
-                None => return Poll::Ready(u64::MAX),
-                Some(bytes) if bytes >= WORTH_WRITING => return Poll::Ready(bytes),
+                None => return Poll::Ready(usize::MAX),
+                Some(bytes) if bytes >= WORTH_WRITING => {
+                    return Poll::Ready(usize::try_from(bytes).unwrap_or(usize::MAX));
+                }
                 Some(_) => {
                     let until = now + PAUSE;
                     match &mut self.pause {
@@ -139,13 +147,27 @@ impl AsyncRead for PacedTcp {
 impl AsyncWrite for PacedTcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let allowed = ready!(this.poll_allowance(cx));
-        let length = buf.len().min(usize::try_from(allowed).unwrap_or(usize::MAX));
+        let length = buf.len().min(ready!(this.poll_allowance(cx)));
         let written = ready!(Pin::new(&mut this.tcp).poll_write(cx, &buf[..length]))?;
-        if let Some(allowance) = &mut this.allowance {
-            *allowance = allowance.saturating_sub(written as u64);
-        }
+        this.count(written);
         Poll::Ready(Ok(written))
+    }
+
+    /// What is written together may exceed the allowance: TLS has no more than a few records.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_allowance(cx));
+        let written = ready!(Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs))?;
+        this.count(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
