@@ -295,7 +295,9 @@ impl Run {
         let (orders, order_inbox) = mpsc::channel(1);
         let downlink = tunnel.downlink(&hello, &self.traffic, &self.shared);
         let traffic = Arc::clone(&self.traffic);
-        let mut link = Link::new(websocket, session, downlink, tunnel.queue(), traffic, order_inbox);
+        let quantum = websocket.stream().quantum();
+        let mut link = Link::new(websocket, session, downlink, tunnel.queue(), traffic, order_inbox)
+            .with_quantum(quantum);
         let shared = &self.shared;
         let mut confirmed = None;
         let ended = loop {

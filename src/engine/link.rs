@@ -16,7 +16,7 @@ use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::qos::{Batch, PacketQueue};
 use crate::session::{Event, Session, SessionError};
 use crate::telemetry::{Quality, Traffic};
-use crate::transport::{SESSION_MESSAGE_LIMIT, WebSocket, WebSocketError};
+use crate::transport::{Quantum, SESSION_MESSAGE_LIMIT, WebSocket, WebSocketError};
 
 /// Sealed bytes that go into one WebSocket message: enough to spread the cost of a message and a
 /// system call over many packets, little enough that a keepalive's answer waits for at most one.
@@ -86,6 +86,8 @@ pub struct Link<S, P> {
     orders: mpsc::Receiver<Order>,
     leaving: Option<Leaving>,
     batch: Batch,
+    /// How much to seal at a time on a slow path.
+    quantum: Option<Quantum>,
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to. It may fire early, never late: a deadline that moved away is
     /// found out when it fires, which costs less than moving the timer at each packet.
@@ -119,10 +121,18 @@ where
             orders,
             leaving: None,
             batch: Batch::default(),
+            quantum: None,
             timer,
             armed: None,
             keepalives: (0, 0),
         }
+    }
+
+    /// Seals no more at a time than `quantum` says.
+    #[must_use]
+    pub fn with_quantum(mut self, quantum: Quantum) -> Self {
+        self.quantum = Some(quantum);
+        self
     }
 
     /// Runs until the session or the connection ends.
@@ -262,10 +272,11 @@ where
     /// Seals what waits into one message: control frames first, then packets. False if there is
     /// nothing; then the queue wakes this task.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let Self { websocket, session, queue, batch, leaving, traffic, .. } = self;
+        let Self { websocket, session, queue, batch, quantum, leaving, traffic, .. } = self;
+        let most = quantum.as_ref().map_or(BATCH_BYTES, |quantum| quantum.bytes().min(BATCH_BYTES));
         // What the batch held is sealed already; an end that leaves seals no more packets.
         let count = match leaving {
-            None => match queue.poll_drain(cx, batch, BATCH_BYTES) {
+            None => match queue.poll_drain(cx, batch, most) {
                 Poll::Ready(count) => count,
                 Poll::Pending => 0,
             },

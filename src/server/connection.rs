@@ -246,7 +246,8 @@ impl Up {
         if hub.is_closing() {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
         }
-        let mut link = Link::new(websocket, session, port, queue, traffic, orders);
+        let quantum = websocket.stream().quantum();
+        let mut link = Link::new(websocket, session, port, queue, traffic, orders).with_quantum(quantum);
         let end = link.run().await;
         tracing::debug!(client = peer.id, ?end, "session ends");
         // Nothing is routed to it any more, while the goodbyes are said.

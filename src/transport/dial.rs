@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::connect::{self, ConnectError, Connector};
 use super::http::{self, HEADER_COUNT_LIMIT, Head, HeadError, SUBPROTOCOL};
+use super::paced::PacedTcp;
 use super::{ClientTls, CongestionControl, DialError, DialPhase, Endpoint, Stream, WebSocket};
 
 /// How much of a redirect's target a message shows.
@@ -129,7 +130,7 @@ async fn establish(
         let handshake = timeout_at(deadline, secure(endpoint, options, tcp, server)).await;
         handshake.map_err(|_| timed_out(DialPhase::Tls))??
     } else {
-        Stream::Plain(tcp)
+        Stream::Plain(PacedTcp::new(tcp))
     };
     let request = request_upgrade(endpoint, &mut stream, server);
     let head = timeout_at(deadline, request).await.map_err(|_| timed_out(DialPhase::Upgrade))??;

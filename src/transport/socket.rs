@@ -10,8 +10,12 @@ use socket2::{SockRef, TcpKeepalive};
 
 /// How much of what was written may wait unsent in the kernel, in bytes, before the socket stops being
 /// writable. What waits there has lost its priority, so less means lower latency; below the longest
-/// message (one bundle, 131,072 payload bytes) a fast link would idle between two wake-ups.
-const NOTSENT_LOWAT: u32 = 128 * 1024;
+/// message (one bundle, 131,072 payload bytes) a fast link would idle between two wake-ups. Where the
+/// path turns out to be slow, it is less.
+pub(super) const NOTSENT_LOWAT_MAX: u32 = 128 * 1024;
+
+/// The least of it: one TLS record.
+pub(super) const NOTSENT_LOWAT_MIN: u32 = 16 * 1024;
 
 /// When unacknowledged data makes the kernel give the connection up. The session's keepalives notice a
 /// dead peer earlier; this is the backstop for a connection that has no session (yet, or any more).
@@ -47,7 +51,7 @@ pub(super) fn configure(socket: &impl AsFd, congestion: CongestionControl) {
     note("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive));
     #[cfg(target_os = "linux")]
     {
-        note("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT));
+        note("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_MAX));
         note("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
         if congestion == CongestionControl::Auto {
             note("TCP_CONGESTION", socket.set_tcp_congestion(b"bbr"));
@@ -55,4 +59,14 @@ pub(super) fn configure(socket: &impl AsFd, congestion: CongestionControl) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = congestion;
+}
+
+/// Sets how much of what was written may wait unsent in the kernel, in bytes.
+pub(super) fn set_notsent_lowat(socket: &impl AsFd, bytes: u32) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(bytes) {
+        tracing::debug!(option = "TCP_NOTSENT_LOWAT", %error, "socket option not set");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, bytes);
 }

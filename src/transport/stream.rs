@@ -5,16 +5,27 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
+
+use super::paced::{PacedTcp, Quantum};
 
 /// A connected TCP stream, with TLS or (behind a proxy that ends TLS) without.
 #[derive(Debug)]
 pub enum Stream {
     /// Bytes go to TCP as they are.
-    Plain(TcpStream),
+    Plain(PacedTcp),
     /// Bytes go through TLS; boxed, so that a plain connection does not pay for its state.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<PacedTcp>>),
+}
+
+impl Stream {
+    /// How much is best written at a time.
+    pub fn quantum(&self) -> Quantum {
+        match self {
+            Self::Plain(stream) => stream.quantum(),
+            Self::Tls(stream) => stream.get_ref().0.quantum(),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -1,55 +1,81 @@
 //! What the kernel says of a TCP connection (`TCP_INFO`, tcp(7)).
 
+#![expect(unsafe_code, reason = "getsockopt fills a structure of the kernel's")]
+
 use std::io;
+use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
-/// Bytes of the kernel's answer that are asked for; all that is read here stands at its beginning and
-/// has since Linux 2.6.
-const LENGTH: usize = 64;
-
-// Offsets in `struct tcp_info`.
-const OPTIONS: usize = 5;
-const SND_MSS: usize = 16;
+use crate::qos::PathSample;
 
 /// In the options: both ends send timestamps.
 const OPTION_TIMESTAMPS: u8 = 1;
 
+/// An older kernel answers with less than this, and then of the path nothing is known. (Linux 4.9 has
+/// all of it.)
+const COMPLETE: usize = offset_of!(libc::tcp_info, tcpi_delivery_rate) + size_of::<u64>();
+
 /// A connection's figures at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct TcpInfo {
     /// Each segment carries timestamps.
     pub(super) timestamps: bool,
     /// Payload bytes of a full segment that we send, by the path's MTU as TCP knows it.
     pub(super) send_mss: u32,
+    /// What the sender knows of its path.
+    pub(super) path: PathSample,
 }
 
 impl TcpInfo {
     /// Asks the kernel.
-    #[expect(unsafe_code, reason = "no crate of ours reads TCP_INFO")]
+    ///
+    /// # Errors
+    /// The kernel's; `UnexpectedEof` if it tells too little.
     pub(super) fn read(socket: &impl AsFd) -> io::Result<Self> {
-        let mut answer = [0_u8; LENGTH];
-        let mut length = LENGTH as libc::socklen_t;
-        // SAFETY: the descriptor is borrowed and so open during the call, which writes at most
-        // `length` bytes to `answer`; that is how long the array is.
-        let outcome = unsafe {
-            libc::getsockopt(
-                socket.as_fd().as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                answer.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        if outcome != 0 {
-            return Err(io::Error::last_os_error());
+        let info = tcp_info(socket)?;
+        if info.tcpi_snd_mss == 0 {
+            return Err(io::ErrorKind::NotConnected.into());
         }
-        let word = |at: usize| answer[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
-        let (timestamps, send_mss) = (answer[OPTIONS] & OPTION_TIMESTAMPS != 0, word(SND_MSS));
-        if (length as usize) < SND_MSS + 4 || send_mss == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(Self { timestamps, send_mss })
+        let out = info.tcpi_unacked.saturating_add(info.tcpi_retrans);
+        let in_flight = out.saturating_sub(info.tcpi_sacked.saturating_add(info.tcpi_lost));
+        Ok(Self {
+            timestamps: info.tcpi_options & OPTION_TIMESTAMPS != 0,
+            send_mss: info.tcpi_snd_mss,
+            path: PathSample {
+                rtt: Duration::from_micros(info.tcpi_rtt.into()),
+                min_rtt: Duration::from_micros(info.tcpi_min_rtt.into()),
+                delivery_rate: info.tcpi_delivery_rate,
+                in_flight: u64::from(in_flight) * u64::from(info.tcpi_snd_mss),
+                not_sent: info.tcpi_notsent_bytes.into(),
+            },
+        })
     }
+}
+
+fn tcp_info(socket: &impl AsFd) -> io::Result<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    // The structure is some 300 bytes long.
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed and so open during the call, which writes at most `length`
+    // bytes to `info`; that is its size.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if (length as usize) < COMPLETE {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // SAFETY: it consists of integers only, for which zero is a value; the kernel may have filled less.
+    Ok(unsafe { info.assume_init() })
 }
 
 #[cfg(test)]
@@ -66,6 +92,7 @@ mod tests {
         let timestamps = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_timestamps").unwrap();
         assert_eq!(info.timestamps, timestamps.trim() != "0");
         assert!((536..65_536).contains(&info.send_mss), "{}", info.send_mss);
+        assert!(info.path.rtt >= info.path.min_rtt && !info.path.min_rtt.is_zero(), "{info:?}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Stream;
 use super::error::{PemFault, TlsConfigError};
+use super::paced::PacedTcp;
 
 /// What TLS may hold of ours, in bytes, while the peer does not read: four full records, one system call.
 const TLS_BUFFER_LIMIT: usize = 64 * 1024;
@@ -55,7 +56,9 @@ impl ServerTls {
 
     pub(super) async fn accept(&self, tcp: TcpStream) -> io::Result<Stream> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.0));
-        let stream = acceptor.accept_with(tcp, |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT))).await?;
+        let stream = acceptor
+            .accept_with(PacedTcp::new(tcp), |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT)))
+            .await?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
 }
@@ -99,8 +102,9 @@ impl ClientTls {
 
     pub(super) async fn connect(&self, tcp: TcpStream, server: ServerName<'static>) -> io::Result<Stream> {
         let connector = TlsConnector::from(Arc::clone(&self.0));
-        let stream =
-            connector.connect_with(server, tcp, |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT))).await?;
+        let stream = connector
+            .connect_with(server, PacedTcp::new(tcp), |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT)))
+            .await?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
 }

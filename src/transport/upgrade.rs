@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::http::{self, Answer, HEADER_COUNT_LIMIT, Head, HeadError, SUBPROTOCOL};
+use super::paced::PacedTcp;
 use super::{CongestionControl, ServerTls, Stream, UpgradeError, WebSocket, socket};
 
 /// How long an answer that ends the connection is given to arrive.
@@ -53,7 +54,7 @@ pub async fn upgrade(
 ) -> Result<Upgraded, UpgradeError> {
     socket::configure(&tcp, options.congestion);
     let mut stream = match tls {
-        None => Stream::Plain(tcp),
+        None => Stream::Plain(PacedTcp::new(tcp)),
         Some(tls) => {
             let accepted = timeout_at(deadline, tls.accept(tcp)).await;
             accepted.map_err(|_| UpgradeError::Timeout)?.map_err(UpgradeError::Tls)?

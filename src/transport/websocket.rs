@@ -142,6 +142,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         self.assembly.message()
     }
 
+    /// What it runs over.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Whether a message may be queued: nothing waits to be written any more, neither here nor in TLS.
     /// (The answer to a Ping may; it will go out in front.)
     pub fn is_flushed(&self) -> bool {
