@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::engine::{Port, Route};
+use crate::engine::{Port, Route, clock};
 use crate::packet::Ingress;
 use crate::qos::PacketQueue;
 use crate::telemetry::{DropReason, Priority, Quality, Traffic};
@@ -27,11 +27,9 @@ impl Route for Uplink {
             }
             return;
         }
-        let mut producer = self.queue.producer();
+        let mut producer = self.queue.producer(clock::now());
         for packet in packets {
-            if let Err(error) = producer.push(packet) {
-                self.traffic.drops().count(Priority::Normal, error.reason(), packet.len());
-            }
+            producer.push(packet);
         }
     }
 }

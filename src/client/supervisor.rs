@@ -295,7 +295,7 @@ impl Run {
                     Some(end) => break Ended::Link(end),
                     None => {
                         confirmed = Some(Instant::now());
-                        tunnel.set_online(true, &self.traffic);
+                        tunnel.set_online(true);
                         shared.set_connected(status(&hello, remote), mtu);
                         self.bad_requests = 0;
                         if let Some(reply) = self.reply.take() {
@@ -309,7 +309,7 @@ impl Run {
                 }
             }
         };
-        tunnel.set_online(false, &self.traffic);
+        tunnel.set_online(false);
         if confirmed.is_some_and(|since| since.elapsed() >= STABLE) {
             self.backoff.reset();
         }

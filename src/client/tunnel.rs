@@ -14,9 +14,9 @@ use crate::engine::{Task, pump};
 use crate::error::VpnError;
 use crate::network::{HostChanges, Netlink};
 use crate::packet::Ingress;
-use crate::qos::{Batch, PacketQueue};
+use crate::qos::{FlowHasher, PacketQueue};
 use crate::report::{LogLevel, MtuInfo};
-use crate::telemetry::{DropReason, Priority, Traffic};
+use crate::telemetry::{DropReason, Traffic};
 use crate::tunnel::{Tun, TunConfig};
 
 /// Nominal overhead of one packet (API §6): IP 20, TCP with timestamps 32, WebSocket 6, frame 5, tag 16.
@@ -70,7 +70,7 @@ impl Tunnel {
         let tun = Arc::new(tun);
         let netlink = Netlink::open()?;
         let changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
-        let queue = Arc::new(PacketQueue::new());
+        let queue = Arc::new(PacketQueue::new(Arc::clone(traffic), FlowHasher::new(&mut rand::rng())));
         let online = Arc::new(AtomicBool::new(false));
         let uplink =
             Uplink { queue: Arc::clone(&queue), traffic: Arc::clone(traffic), online: Arc::clone(&online) };
@@ -174,13 +174,8 @@ impl Tunnel {
 
     /// Opens or shuts the way into the queue. What waited when it opens is from before the outage
     /// and is dropped.
-    pub(super) fn set_online(&self, online: bool, traffic: &Traffic) {
-        let mut stale = Batch::default();
-        while self.queue.drain_into(&mut stale, usize::MAX) > 0 {
-            for packet in stale.iter() {
-                traffic.drops().count(Priority::Normal, DropReason::Stale, packet.len());
-            }
-        }
+    pub(super) fn set_online(&self, online: bool) {
+        self.queue.discard(DropReason::Stale);
         self.online.store(online, Ordering::Relaxed);
     }
 

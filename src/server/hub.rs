@@ -15,7 +15,7 @@ use crate::config::ServerConfig;
 use crate::crypto::keys::Keypair;
 use crate::engine::clock;
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
-use crate::telemetry::{Traffic, TrafficSnapshot};
+use crate::telemetry::{DropReason, Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
 use crate::tunnel::Tun;
 
@@ -106,6 +106,9 @@ impl Hub {
         }
         table.by_id.remove(&peer.id);
         table.order.retain(|id| *id != peer.id);
+        // No producer has the queue now, so what is counted here is all of it.
+        peer.queue.close();
+        peer.queue.discard(DropReason::NotConnected);
         table.past += &peer.traffic.snapshot();
         drop(table);
         self.events.emit(Event::ClientDisconnected { client_id: peer.id.clone(), reason });

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::codec::disconnect::DisconnectCode;
 use crate::engine::Order;
-use crate::qos::PacketQueue;
+use crate::qos::{FlowHasher, PacketQueue};
 use crate::report::{ClientInfo, ClientTelemetry, DropReport, timestamp};
 use crate::telemetry::{DropReason, Priority, Traffic};
 
@@ -42,12 +42,13 @@ impl Peer {
     /// A client whose session is up; `orders` reach its link.
     pub(super) fn new(identity: Identity, orders: mpsc::Sender<Order>) -> Self {
         let Identity { id, v4, v6, name, remote, port } = identity;
+        let traffic = Arc::<Traffic>::default();
         Self {
             id,
             v4,
             v6,
-            queue: Arc::new(PacketQueue::new()),
-            traffic: Arc::default(),
+            queue: Arc::new(PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng()))),
+            traffic,
             name,
             remote,
             port,
@@ -73,7 +74,6 @@ impl Peer {
     /// The session is over.
     pub(super) fn set_ended(&self) {
         self.ended.send_replace(true);
-        self.queue.close();
     }
 
     pub(super) fn drop_packet(&self, reason: DropReason, length: usize) {

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::engine::{Port, Route};
+use crate::engine::{Port, Route, clock};
 use crate::packet::{Ingress, IpPacket};
 use crate::telemetry::{DropReason, Priority, Quality};
 
@@ -16,8 +16,9 @@ pub(super) struct Downlink(pub(super) Arc<Hub>);
 
 impl Route for Downlink {
     fn route<'a>(&mut self, packets: impl Iterator<Item = &'a [u8]>) {
+        let now = clock::now();
         let table = self.0.table();
-        let mut current: Option<(IpAddr, &Peer, crate::qos::Producer<'_>)> = None;
+        let mut current: Option<(IpAddr, crate::qos::Producer<'_>)> = None;
         for packet in packets {
             let to = IpPacket::parse(packet).ok().map(|packet| packet.dst());
             // Packets that follow each other mostly go to the same client: its lock is kept.
@@ -25,15 +26,11 @@ impl Route for Downlink {
                 // Its lock is let go before the next one is taken.
                 drop(current.take());
                 let found = to.and_then(|to| Some((to, table.by_address(to)?)));
-                current = found.map(|(to, peer)| (to, peer, peer.queue.producer()));
+                current = found.map(|(to, peer)| (to, peer.queue.producer(now)));
             }
             match &mut current {
                 None => self.0.traffic.drops().count(Priority::Normal, DropReason::NoRoute, packet.len()),
-                Some((_, peer, producer)) => {
-                    if let Err(error) = producer.push(packet) {
-                        peer.drop_packet(error.reason(), packet.len());
-                    }
-                }
+                Some((_, producer)) => producer.push(packet),
             }
         }
     }
@@ -70,11 +67,8 @@ impl Uplink {
         }
         let table = self.hub.table();
         let other = table.by_address(to).ok_or(DropReason::NoRoute)?;
-        let pushed = other.queue.producer().push(packet);
-        if let Err(error) = pushed {
-            // The packet came whole from this client; it is the other's queue that had no room.
-            other.drop_packet(error.reason(), packet.len());
-        }
+        // The packet came whole from this client; what finds no room is the other's drop.
+        other.queue.producer(clock::now()).push(packet);
         Ok(())
     }
 }
