@@ -274,3 +274,6 @@ impl fmt::Debug for Producer<'_> {
         f.debug_struct("Producer").field("pushed", &self.pushed).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
