@@ -82,3 +82,36 @@ fn the_steady_state_allocates_nothing() {
     let sent = path.traffic.snapshot().packets_sent;
     assert_eq!(sent + after.total().packets + path.queue.len() as u64, 9000 * 64);
 }
+
+/// All that the heap gives, in the worst order of lengths: buffers of every class, as many flows as
+/// packets, lists of free buffers grown to their most.
+#[test]
+fn no_traffic_makes_it_hold_a_mebibyte() {
+    let Path { queue, mut batch, mut now, .. } = Path::new();
+    let mut longest = packet(0, 65_535);
+    let held = measure(|| {
+        for round in 0..4 {
+            for len in [60, 200, 257, 513, 1025, 2049, 4097, 8193, 16_385, 32_769, 65_535, 60, 1420] {
+                now += Duration::from_millis(1);
+                let mut producer = queue.producer(now);
+                for flow in 0..3000_u16 {
+                    longest[20..22].copy_from_slice(&(flow + 10_000 * (round % 2)).to_be_bytes());
+                    // High and bulk in turn.
+                    longest[22..24].copy_from_slice(&(22 + flow % 3).to_be_bytes());
+                    producer.push(&longest[..len]);
+                }
+                drop(producer);
+                // Some of it stays, in other places each time.
+                for _ in 0..round * 7 % 20 {
+                    queue.drain_into(now, &mut batch, Allowance::unlimited(32 * 1024));
+                }
+            }
+        }
+    });
+    println!("{} bytes at most", held.bytes_max);
+    assert!(held.bytes_max < 1024 * 1024 - 80 * 1024, "{} bytes", held.bytes_max);
+    queue.discard(DropReason::Stale);
+    queue.drain_into(now, &mut batch, Allowance::unlimited(0));
+    (0..3).for_each(|_| queue.trim());
+    assert_eq!(queue.memory_bytes(), 0);
+}

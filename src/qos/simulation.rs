@@ -302,7 +302,7 @@ fn flows_of_any_kind_share_a_class_within_five_percent() {
         World::flood(1400, rate),
         World::flood(700, rate / 2),
         World::flood(200, rate / 3),
-        World::flood(1000, rate / 4),
+        World::flood(60_000, rate / 4),
     ];
     let mut world = World::new(rate, senders);
     world.run(Duration::from_secs(3));

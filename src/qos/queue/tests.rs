@@ -265,7 +265,7 @@ fn the_fattest_flow_gives_way() {
     let left = drain(&queue, now);
     let of = |flow| left.iter().filter(move |(name, _)| *name == flow).map(|(_, number)| *number);
     assert!(of(2).eq(0..20), "the other flow lost nothing");
-    assert_eq!(of(1).last(), Some(999), "the flood lost its oldest");
+    assert_eq!(of(1).next_back(), Some(999), "the flood lost its oldest");
     assert_eq!(
         of(1).count() as u64,
         1000 - dropped(&traffic, Priority::Normal, QueueFull) - dropped(&traffic, Priority::Low, QueueFull)
