@@ -2,7 +2,7 @@
 //!
 //! The memory is one pool of [`QUEUE_BYTES`] with two rooms that never lend to each other: one for high,
 //! one for normal and low together. Of the shared room each of the two may use all that the other does
-//! not; where it is used up, whoever has more than [`SHARE_BYTES`] gives way to who has less, and low gives
+//! not; where it is used up, whoever has more than a share of it gives way to who has less, and low gives
 //! way to normal. Within a class the flow with the most memory loses its oldest packet: the newcomer
 //! mostly stays, a flood drops its own, and a sender learns of the loss a queue's length sooner.
 //!
@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, Class};
 use super::buffers::{FREE_BUFFER, LARGEST, SMALLEST};
 use super::flow_queues::FLOW;
 use super::packets::SLOT;
@@ -36,18 +36,12 @@ pub const QUEUE_PACKETS: usize = 1024;
 /// does not matter. How long one batch holds up what comes behind it is its bytes' business.
 pub(super) const BATCH_PACKETS: usize = 64;
 
-/// The room of high, in bytes of buffer capacity: 256 acknowledgements or questions and as many
-/// packets of 128 bytes more, or the longest packet and a half.
+/// The room of high, in bytes of buffer capacity: 384 acknowledgements or questions, or the longest
+/// packet and a half. At 60,000 acknowledgements a second, those of a gigabit, that is 6 ms of them.
 pub const HIGH_BYTES: usize = 96 * 1024;
 
 /// What high may have beyond [`HIGH_BYTES`] for [`HIGH_PATIENCE`], in bytes of buffer capacity.
 pub const HIGH_EXCESS_BYTES: usize = 32 * 1024;
-
-/// Packets of high, by the same measure.
-const HIGH_PACKETS: usize = QUEUE_PACKETS / 4;
-
-/// Packets beyond [`HIGH_PACKETS`], for as long as bytes.
-const HIGH_EXCESS_PACKETS: usize = QUEUE_PACKETS / 8;
 
 /// How long high may be full before it drops (API §6).
 pub const HIGH_PATIENCE: Duration = Duration::from_millis(5);
@@ -55,11 +49,14 @@ pub const HIGH_PATIENCE: Duration = Duration::from_millis(5);
 /// The room that normal and low share, in bytes of buffer capacity.
 pub const BULK_BYTES: usize = QUEUE_BYTES - HIGH_BYTES - HIGH_EXCESS_BYTES;
 
-/// Packets of normal and low.
-const BULK_PACKETS: usize = QUEUE_PACKETS - HIGH_PACKETS - HIGH_EXCESS_PACKETS;
+/// Packets of normal and low: what high can't fill with the smallest.
+pub(super) const BULK_PACKETS: usize = QUEUE_PACKETS - (HIGH_BYTES + HIGH_EXCESS_BYTES) / SMALLEST;
 
 /// What normal or low may always have of it: two of the longest packets.
 pub const SHARE_BYTES: usize = 2 * LARGEST;
+
+/// The same in packets.
+const SHARE_PACKETS: usize = BULK_PACKETS / 4;
 
 /// Flows that are compared to find the one that gives way. With more flows than this waiting the
 /// choice is the best of those seen, and of the one found before: a fat flow is found within 16 searches.
@@ -87,6 +84,16 @@ const PATIENCE_NANOS: u64 = HIGH_PATIENCE.as_nanos() as u64;
 #[derive(Debug, Default)]
 pub(super) struct HighExcess {
     since: Option<u64>,
+}
+
+impl Class {
+    fn has_its_share(&self) -> bool {
+        self.occupied >= SHARE_BYTES || self.packets >= SHARE_PACKETS
+    }
+
+    fn is_over_share(&self) -> bool {
+        self.occupied > SHARE_BYTES || self.packets > SHARE_PACKETS
+    }
 }
 
 impl Backlog {
@@ -124,8 +131,7 @@ impl Backlog {
     }
 
     fn high_is_over(&self) -> bool {
-        let high = &self.classes[Priority::High as usize];
-        high.occupied > HIGH_BYTES || high.packets > HIGH_PACKETS
+        self.classes[Priority::High as usize].occupied > HIGH_BYTES
     }
 
     /// A packet fits, if the free buffers give way.
@@ -137,10 +143,7 @@ impl Backlog {
     fn fits_room(&self, priority: Priority, capacity: usize) -> bool {
         let [high, normal, low] = &self.classes;
         match priority {
-            Priority::High => {
-                high.occupied + capacity <= HIGH_BYTES + HIGH_EXCESS_BYTES
-                    && high.packets < HIGH_PACKETS + HIGH_EXCESS_PACKETS
-            }
+            Priority::High => high.occupied + capacity <= HIGH_BYTES + HIGH_EXCESS_BYTES,
             // Whatever class the consumer's buffers had, they count here: high's room is always there.
             Priority::Normal | Priority::Low => {
                 normal.occupied + low.occupied + self.lent + capacity <= BULK_BYTES
@@ -161,8 +164,8 @@ impl Backlog {
                     Priority::Normal
                 }
             }
-            Priority::Normal if low.occupied > SHARE_BYTES => Priority::Low,
-            Priority::Low if normal.occupied > SHARE_BYTES && low.occupied < SHARE_BYTES => Priority::Normal,
+            Priority::Normal if low.is_over_share() => Priority::Low,
+            Priority::Low if normal.is_over_share() && !low.has_its_share() => Priority::Normal,
             own => own,
         };
         (self.classes[yielding as usize].packets > 0).then_some(yielding)

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::room::{BATCH_PACKETS, BULK_BYTES, HIGH_PATIENCE, QUEUE_PACKETS, SHARE_BYTES};
+use super::super::room::{
+    BATCH_PACKETS, BULK_BYTES, BULK_PACKETS, HIGH_PATIENCE, QUEUE_PACKETS, SHARE_BYTES,
+};
 use super::super::tests::{dns, epoch, queue, read, udp};
 use super::*;
 use crate::telemetry::{DropCount, DropReason::*, Priority};
@@ -119,10 +121,9 @@ fn tokens_are_exceeded_by_nothing() {
 
 #[test]
 fn the_bound_is_memory_and_packets() {
-    let bulk = QUEUE_PACKETS - QUEUE_PACKETS / 4 - QUEUE_PACKETS / 8;
     for (len, expected) in [
-        (200, bulk),
-        (500, bulk),
+        (200, BULK_PACKETS),
+        (500, BULK_PACKETS),
         (1420, BULK_BYTES / 2048),
         (2049, BULK_BYTES / 4096),
         (65_535, BULK_BYTES / 65_536),
@@ -226,34 +227,38 @@ fn bulk_never_takes_the_room_of_high() {
 
 #[test]
 fn normal_and_low_leave_each_other_a_share() {
-    let packets = SHARE_BYTES / 2048;
-    let low = |number: u32| udp(1 + number as u16 % 8, number, 1420);
-    let normal = |number: u32| udp(1000 + number as u16, number, 1420);
-    let started = || {
-        let ((queue, traffic), now) = (queue(), epoch());
-        (1..=8).for_each(|flow| make_low(&queue, now, flow));
-        (queue, traffic, now)
-    };
-    let waiting = |queue: &PacketQueue| {
-        let inner = queue.inner.lock().unwrap();
-        [Priority::Normal, Priority::Low].map(|class| inner.backlog.classes[class as usize].packets)
-    };
-    let all = BULK_BYTES / 2048;
+    // By memory, and where packets are short by their number.
+    for (len, all, share) in
+        [(1420, BULK_BYTES / 2048, SHARE_BYTES / 2048), (200, BULK_PACKETS, BULK_PACKETS / 4)]
+    {
+        let low = |number: u32| udp(1 + number as u16 % 8, number, len);
+        let normal = |number: u32| udp(1000 + number as u16, number, len);
+        let started = || {
+            let ((queue, traffic), now) = (queue(), epoch());
+            (1..=8).for_each(|flow| make_low(&queue, now, flow));
+            (queue, traffic, now)
+        };
+        let waiting = |queue: &PacketQueue| {
+            let inner = queue.inner.lock().unwrap();
+            [Priority::Normal, Priority::Low].map(|class| inner.backlog.classes[class as usize].packets)
+        };
 
-    let (queue, traffic, now) = started();
-    push_all(&queue, now, (0..1000).map(low));
-    assert_eq!(waiting(&queue), [0, all], "low has what nobody else wants");
-    push_all(&queue, now, (0..1000).map(normal));
-    assert_eq!(waiting(&queue), [all - packets, packets], "and gives way but for its share");
-    push_all(&queue, now, (0..1000).map(low));
-    assert_eq!(waiting(&queue), [all - packets, packets]);
-    let lost = dropped(&traffic, Priority::Normal, QueueFull) + dropped(&traffic, Priority::Low, QueueFull);
-    assert_eq!(lost, 3000 - all as u64);
+        let (queue, traffic, now) = started();
+        push_all(&queue, now, (0..1000).map(low));
+        assert_eq!(waiting(&queue), [0, all], "low has what nobody else wants");
+        push_all(&queue, now, (0..1000).map(normal));
+        assert_eq!(waiting(&queue), [all - share, share], "and gives way but for its share");
+        push_all(&queue, now, (0..1000).map(low));
+        assert_eq!(waiting(&queue), [all - share, share]);
+        let lost =
+            dropped(&traffic, Priority::Normal, QueueFull) + dropped(&traffic, Priority::Low, QueueFull);
+        assert_eq!(lost, 3000 - all as u64);
 
-    let (queue, _, now) = started();
-    push_all(&queue, now, (0..1000).map(normal));
-    push_all(&queue, now, (0..1000).map(low));
-    assert_eq!(waiting(&queue), [all - packets, packets], "low gets its share back");
+        let (queue, _, now) = started();
+        push_all(&queue, now, (0..1000).map(normal));
+        push_all(&queue, now, (0..1000).map(low));
+        assert_eq!(waiting(&queue), [all - share, share], "low gets its share back");
+    }
 }
 
 #[test]
@@ -277,7 +282,7 @@ fn a_fat_flow_is_found_among_a_thousand() {
     let ((queue, _), now) = (queue(), epoch());
     push_all(&queue, now, (0..200).map(|number| udp(1, number, 200)));
     // Enough flows of one packet to fill the rest, and more of them.
-    push_all(&queue, now, (0..440).map(|number| udp(100 + number as u16, number, 200)));
+    push_all(&queue, now, (0..312).map(|number| udp(100 + number as u16, number, 200)));
     push_all(&queue, now, (0..200).map(|number| udp(1000 + number as u16, number, 200)));
     let left = drain(&queue, now).into_iter().filter(|(flow, _)| *flow == 1).count();
     assert!(left <= 16, "{left} packets of the fat flow are left");
@@ -292,26 +297,26 @@ fn high_that_is_full_waits_five_milliseconds_for_room() {
 
     // In time: nothing is lost.
     let ((queue, traffic), now) = (queue(), epoch());
-    flood(&queue, now, 384);
+    flood(&queue, now, 512);
     let mut batch = Batch::new(128);
     queue.drain_into(now + 4 * ms, &mut batch, ALL);
     flood(&queue, now + 6 * ms, 1);
-    assert_eq!((queue.len(), traffic.drops().snapshot().total().packets), (257, 0));
+    assert_eq!((queue.len(), traffic.drops().snapshot().total().packets), (385, 0));
     // One too many, from then on.
     flood(&queue, now + 10 * ms, 1);
     assert_eq!(dropped(&traffic, Priority::High, QueueFull), 0);
     flood(&queue, now + 11 * ms, 1);
-    assert_eq!((queue.len(), dropped(&traffic, Priority::High, QueueFull)), (257, 2));
+    assert_eq!((queue.len(), dropped(&traffic, Priority::High, QueueFull)), (385, 2));
 
     // Not in time: what is too much goes, from the flow that has the most.
     let ((queue, traffic), now) = (super::super::tests::queue(), epoch());
-    flood(&queue, now, 384);
+    flood(&queue, now, 512);
     push_all(&queue, now, [dns(2, 0, 60)]);
     assert_eq!(dropped(&traffic, Priority::High, QueueFull), 1, "the excess is bounded too");
     queue.drain_into(now + HIGH_PATIENCE, &mut batch, Allowance::unlimited(0));
     assert_eq!(dropped(&traffic, Priority::High, QueueFull), 1 + 128);
     let left = drain(&queue, now + HIGH_PATIENCE);
-    assert_eq!(left.len(), 255);
+    assert_eq!(left.len(), 383);
     assert!(left.contains(&(2, 0)) || batch.iter().map(read).any(|packet| packet == (2, 0)));
 }
 
