@@ -14,7 +14,7 @@ use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::hello::{Accepted, ClientHello, Features};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::engine::{End, Link, Order, Port};
-use smartvpn::qos::PacketQueue;
+use smartvpn::qos::{FlowHasher, PacketQueue, QUEUE_BYTES};
 use smartvpn::session::{ClientParams, KeyLimits, Listening, Opened, ReplayCache, Session, client};
 use smartvpn::telemetry::{Quality, Traffic};
 use smartvpn::transport::WebSocket;
@@ -92,8 +92,8 @@ fn sessions() -> (Session, Session) {
 
 fn side(websocket: WebSocket<DuplexStream>, session: Session) -> Side {
     let (orders, inbox) = mpsc::channel(1);
-    let (seen, queue, traffic) =
-        (Seen::default(), Arc::new(PacketQueue::new()), Arc::new(Traffic::default()));
+    let (seen, traffic) = (Seen::default(), Arc::new(Traffic::default()));
+    let queue = Arc::new(PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng())));
     let link = Link::new(websocket, session, seen.clone(), Arc::clone(&queue), Arc::clone(&traffic), inbox);
     Side { link, queue, traffic, orders, seen }
 }
@@ -126,8 +126,8 @@ async fn packets_arrive_whole_in_order_and_counted_both_ways() {
     let run = tokio::spawn(async move { tokio::join!(near.run(), far.run()) });
     for round in 0..40 {
         for (queue, offset) in [(&client.queue, 0), (&server.queue, 1_000_000)] {
-            let mut producer = queue.producer();
-            (0..50).for_each(|number| producer.push(&packet(offset + round * 50 + number)).unwrap());
+            let mut producer = queue.producer(Instant::now());
+            (0..50).for_each(|number| producer.push(&packet(offset + round * 50 + number)));
         }
         let count = (round as usize + 1) * 50;
         let arrived = |seen: &Seen| seen.packets.lock().unwrap().len() == count;
@@ -159,8 +159,8 @@ async fn an_order_ends_both_sides_with_its_reason() {
 async fn the_reason_arrives_also_behind_a_backlog() {
     let (client, server) = pair(1024);
     let (mut near, mut far) = (client.link, server.link);
-    let mut producer = server.queue.producer();
-    (0..200).for_each(|number| producer.push(&packet(number)).unwrap());
+    let mut producer = server.queue.producer(Instant::now());
+    (0..200).for_each(|number| producer.push(&packet(number)));
     drop(producer);
     // The first batch is under way, and fills the stream, when the order comes.
     assert!(far.run_until(|| true).await.is_none());
@@ -176,10 +176,10 @@ async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
     let (client, server) = pair(4 * 1024);
     let (mut near, mut far) = (client.link, server.link);
     // The server has far more to send than the stream holds, and nobody reads it.
-    let mut producer = server.queue.producer();
-    (0..300).for_each(|number| producer.push(&packet(number)).unwrap());
+    let mut producer = server.queue.producer(Instant::now());
+    (0..300).for_each(|number| producer.push(&packet(number)));
     drop(producer);
-    client.queue.producer().push(&packet(7)).unwrap();
+    client.queue.producer(Instant::now()).push(&packet(7));
     let only_server = async {
         tokio::select! {
             end = far.run() => panic!("{end:?}"),
@@ -190,7 +190,7 @@ async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
     let (wrote, ()) = tokio::join!(writing, only_server);
     assert!(wrote.is_ok());
     assert_eq!(server.seen.packets.lock().unwrap().as_slice(), [packet(7)]);
-    assert!(server.queue.held_bytes() <= smartvpn::qos::queue::QUEUE_BYTES);
+    assert!(server.queue.held_bytes() <= QUEUE_BYTES);
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn a_flipped_bit_ends_the_session_and_delivers_nothing() {
     let (client, server) = sessions();
     let mut near = side(WebSocket::client(near, &[]), client);
     let mut far = side(WebSocket::server(far, &[]), server);
-    near.queue.producer().push(&packet(1)).unwrap();
+    near.queue.producer(Instant::now()).push(&packet(1));
     let hostile = async {
         let mut bytes = vec![0; 64 * 1024];
         let count = wire.read(&mut bytes).await.unwrap();

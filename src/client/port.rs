@@ -37,18 +37,14 @@ impl Route for Uplink {
         let Some(Way { mtu, router }) = gate.way() else {
             return packets.for_each(|packet| count(DropReason::NotConnected, packet.len()));
         };
-        let mut producer = queue.producer();
+        let now = clock::now();
+        let mut producer = queue.producer(now);
         for packet in packets {
-            let passed = egress.pass(packet, mtu, |packet| {
-                if let Err(error) = producer.push(packet) {
-                    count(error.reason(), packet.len());
-                }
-            });
-            if let Err(reason) = passed {
+            if let Err(reason) = egress.pass(packet, mtu, |packet| producer.push(packet)) {
                 count(reason, packet.len());
                 if reason == DropReason::TooBig {
                     let answer = |answer: &[u8]| tun.write(answer).is_ok();
-                    gate.answers.too_big(clock::now(), &router, packet, mtu, answer);
+                    gate.answers.too_big(now, &router, packet, mtu, answer);
                 }
             }
         }

@@ -308,7 +308,7 @@ impl Run {
                     Some(end) => break Ended::Link(end),
                     None => {
                         confirmed = Some(Instant::now());
-                        tunnel.set_online(Some(&hello), &self.traffic);
+                        tunnel.set_online(Some(&hello));
                         let dns = Some(tunnel.dns());
                         shared.set_connected(Status { dns, ..status(&hello, remote) }, mtu.clone());
                         self.bad_requests = 0;
@@ -323,7 +323,7 @@ impl Run {
                 }
             }
         };
-        tunnel.set_online(None, &self.traffic);
+        tunnel.set_online(None);
         drop(wire_guard);
         if confirmed.is_some_and(|since| since.elapsed() >= STABLE) {
             self.backoff.reset();

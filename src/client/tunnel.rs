@@ -15,9 +15,9 @@ use crate::engine::{Task, pump};
 use crate::error::VpnError;
 use crate::network::{HostChanges, Netlink};
 use crate::packet::{Ingress, Router};
-use crate::qos::{Batch, PacketQueue};
+use crate::qos::{FlowHasher, PacketQueue};
 use crate::report::{Dns, LogLevel};
-use crate::telemetry::{DropReason, Priority, Traffic};
+use crate::telemetry::{DropReason, Traffic};
 use crate::transport::Wire;
 use crate::tunnel::{Tun, TunConfig};
 
@@ -74,7 +74,7 @@ impl Tunnel {
         let tun = Arc::new(tun);
         let netlink = Arc::new(Netlink::open()?);
         let changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
-        let queue = Arc::new(PacketQueue::new());
+        let queue = Arc::new(PacketQueue::new(Arc::clone(traffic), FlowHasher::new(&mut rand::rng())));
         let gate = Arc::new(Gate::new());
         let uplink =
             Uplink::new(Arc::clone(&tun), Arc::clone(&queue), Arc::clone(traffic), Arc::clone(&gate));
@@ -201,13 +201,8 @@ impl Tunnel {
 
     /// Opens the way into the queue, to a session of `hello`, or shuts it. What waited when it opens is
     /// from before the outage and is dropped.
-    pub(super) fn set_online(&self, hello: Option<&Accepted>, traffic: &Traffic) {
-        let mut stale = Batch::default();
-        while self.queue.drain_into(&mut stale, usize::MAX) > 0 {
-            for packet in stale.iter() {
-                traffic.drops().count(Priority::Normal, DropReason::Stale, packet.len());
-            }
-        }
+    pub(super) fn set_online(&self, hello: Option<&Accepted>) {
+        self.queue.discard(DropReason::Stale);
         self.gate.set(hello.map(way));
     }
 

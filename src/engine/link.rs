@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 use super::clock;
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
-use crate::qos::{Batch, PacketQueue};
+use crate::qos::{Allowance, Batch, PacketQueue};
 use crate::session::{Event, Session, SessionError};
 use crate::telemetry::{Quality, Traffic};
 use crate::transport::{Quantum, SESSION_MESSAGE_LIMIT, WebSocket, WebSocketError};
@@ -168,7 +168,7 @@ where
             if let Some(end) = self.events() {
                 return Poll::Ready(end);
             }
-            let wrote = match self.poll_write(cx) {
+            let wrote = match self.poll_write(cx, now) {
                 Err(end) => return Poll::Ready(end),
                 Ok(wrote) => wrote,
             };
@@ -258,8 +258,8 @@ where
 
     /// Writes while the socket takes bytes. True if the socket took a whole message, so that there
     /// may be more to do.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.websocket.is_flushed() && !self.fill(cx)? {
+    fn poll_write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, End> {
+        if self.websocket.is_flushed() && !self.fill(cx, now)? {
             return Ok(false);
         }
         match self.websocket.poll_flush(cx) {
@@ -271,12 +271,12 @@ where
 
     /// Seals what waits into one message: control frames first, then packets. False if there is
     /// nothing; then the queue wakes this task.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn fill(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, End> {
         let Self { websocket, session, queue, batch, quantum, leaving, traffic, .. } = self;
         let most = quantum.as_ref().map_or(BATCH_BYTES, |quantum| quantum.bytes().min(BATCH_BYTES));
         // What the batch held is sealed already; an end that leaves seals no more packets.
         let count = match leaving {
-            None => match queue.poll_drain(cx, batch, most) {
+            None => match queue.poll_drain(cx, now, batch, Allowance::unlimited(most)) {
                 Poll::Ready(count) => count,
                 Poll::Pending => 0,
             },

@@ -178,7 +178,7 @@ fn v6_address(header: &[u8; IPV6_HEADER], offset: usize) -> Ipv6Addr {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -285,7 +285,7 @@ pub(super) mod tests {
         let _ = packet.protocol();
     }
 
-    pub(in crate::packet) fn v4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn v4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
         let mut bytes = vec![0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, protocol, 0, 0];
         bytes.extend_from_slice(&src);
@@ -294,7 +294,7 @@ pub(super) mod tests {
         bytes
     }
 
-    pub(in crate::packet) fn v6(src: &str, dst: &str, next_header: u8, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn v6(src: &str, dst: &str, next_header: u8, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
         let mut bytes = vec![0x60, 0, 0, 0, length[0], length[1], next_header, 64];
         bytes.extend_from_slice(&src.parse::<Ipv6Addr>().unwrap().octets());

@@ -2,6 +2,7 @@
 //! (PROTOCOL §6). Only headers are read, never what they carry.
 
 mod checksum;
+pub mod classify;
 mod egress;
 mod fragment;
 pub mod icmp;
@@ -10,6 +11,7 @@ pub mod ip;
 mod mss;
 mod upper;
 
+pub use classify::{Classified, FlowTuple, Fragment, classify};
 pub use egress::Egress;
 pub use icmp::{Answers, Router};
 pub use ingress::Ingress;

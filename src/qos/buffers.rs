@@ -11,6 +11,9 @@ pub(super) const SMALLEST: usize = 256;
 /// The largest buffer, in bytes: the longest packet a bundle record can hold (65,535, PROTOCOL §6).
 pub(super) const LARGEST: usize = 65_536;
 
+/// What a free buffer costs in its list.
+pub(super) const FREE_BUFFER: usize = size_of::<Vec<u8>>();
+
 const CLASSES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
 
 /// The capacity that a packet of `len` bytes needs, which is its class; `None` if it is too long.
@@ -36,6 +39,11 @@ impl FreeBuffers {
     /// The memory held, in bytes of capacity.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The memory of the lists, in bytes.
+    pub(super) fn list_bytes(&self) -> usize {
+        self.classes.iter().map(|class| class.free.capacity() * FREE_BUFFER).sum()
     }
 
     /// An empty buffer of this capacity, the one used last.

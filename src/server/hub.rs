@@ -110,6 +110,9 @@ impl Hub {
         }
         table.by_id.remove(&peer.id);
         table.order.retain(|id| *id != peer.id);
+        // No producer has the queue now, so what is counted here is all of it.
+        peer.queue.close();
+        peer.queue.discard(DropReason::NotConnected);
         table.past += &peer.traffic.snapshot();
         drop(table);
         self.events.emit(Event::ClientDisconnected { client_id: peer.id.clone(), reason });

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::codec::disconnect::DisconnectCode;
 use crate::engine::{Order, clock};
 use crate::packet::{Answers, Router};
-use crate::qos::PacketQueue;
+use crate::qos::{FlowHasher, PacketQueue};
 use crate::report::{ClientInfo, ClientTelemetry, DropReport, timestamp};
 use crate::telemetry::{DropReason, Priority, Traffic};
 
@@ -52,6 +52,7 @@ impl Peer {
     /// A client whose session is up; `orders` reach its link.
     pub(super) fn new(identity: Identity, orders: mpsc::Sender<Order>) -> Self {
         let Identity { id, v4, v6, prefix_length, mtu, name, remote, port } = identity;
+        let traffic = Arc::<Traffic>::default();
         Self {
             id,
             v4,
@@ -59,8 +60,8 @@ impl Peer {
             mtu,
             router: Router::new(Ipv4Net::new_assert(v4, prefix_length), v6),
             answers: Answers::new(clock::now()),
-            queue: Arc::new(PacketQueue::new()),
-            traffic: Arc::default(),
+            queue: Arc::new(PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng()))),
+            traffic,
             name,
             remote,
             port,
@@ -86,7 +87,6 @@ impl Peer {
     /// The session is over.
     pub(super) fn set_ended(&self) {
         self.ended.send_replace(true);
-        self.queue.close();
     }
 
     pub(super) fn drop_packet(&self, reason: DropReason, length: usize) {

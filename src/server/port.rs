@@ -27,6 +27,7 @@ impl Downlink {
 impl Route for Downlink {
     fn route<'a>(&mut self, packets: impl Iterator<Item = &'a mut [u8]>) {
         let Self { hub, egress } = self;
+        let now = clock::now();
         let table = hub.table();
         let mut current: Option<(IpAddr, &Peer, Producer<'_>)> = None;
         for packet in packets {
@@ -41,18 +42,18 @@ impl Route for Downlink {
             if current.as_ref().is_none_or(|(addr, ..)| *addr != to) {
                 // Its lock is let go before the next one is taken.
                 drop(current.take());
-                current = table.by_address(to).map(|peer| (to, peer, peer.queue.producer()));
+                current = table.by_address(to).map(|peer| (to, peer, peer.queue.producer(now)));
             }
             let Some((_, peer, producer)) = &mut current else {
                 hub.drop_packet(DropReason::NoRoute, packet.len());
                 continue;
             };
-            let passed = egress.pass(packet, peer.mtu, |packet| push(peer, producer, packet));
+            let passed = egress.pass(packet, peer.mtu, |packet| producer.push(packet));
             if let Err(reason) = passed {
                 peer.drop_packet(reason, packet.len());
                 if reason == DropReason::TooBig {
                     let answer = |answer: &[u8]| hub.tun.write(answer).is_ok();
-                    peer.answers.too_big(clock::now(), &peer.router, packet, peer.mtu, answer);
+                    peer.answers.too_big(now, &peer.router, packet, peer.mtu, answer);
                 }
             }
         }
@@ -60,12 +61,6 @@ impl Route for Downlink {
 }
 
 /// Queues a packet for a client, or counts it among those that it lost.
-fn push(peer: &Peer, producer: &mut Producer<'_>, packet: &[u8]) {
-    if let Err(error) = producer.push(packet) {
-        peer.drop_packet(error.reason(), packet.len());
-    }
-}
-
 /// From a client's session.
 pub(super) struct Uplink {
     hub: Arc<Hub>,
@@ -101,15 +96,19 @@ impl Uplink {
         let table = hub.table();
         let other = table.by_address(to).ok_or(DropReason::NoRoute)?;
         // The packet came whole from this client: what becomes of it now is the other's.
+        let now = clock::now();
         let passed = {
-            let mut producer = other.queue.producer();
-            egress.pass(packet, other.mtu, |packet| push(other, &mut producer, packet))
+            let mut producer = other.queue.producer(now);
+            egress.pass(packet, other.mtu, |packet| producer.push(packet))
         };
         if let Err(reason) = passed {
             other.drop_packet(reason, packet.len());
             if reason == DropReason::TooBig {
-                let answer = |answer: &[u8]| peer.queue.producer().push(answer).is_ok();
-                peer.answers.too_big(clock::now(), &hub.router, packet, other.mtu, answer);
+                let answer = |answer: &[u8]| {
+                    peer.queue.producer(now).push(answer);
+                    true
+                };
+                peer.answers.too_big(now, &hub.router, packet, other.mtu, answer);
             }
         }
         Ok(())

@@ -137,9 +137,19 @@ mod tests {
     use rustls::version::{TLS12, TLS13};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-    use super::*;
+    use std::time::Duration;
 
-    const FULL: TcpInfo = TcpInfo { timestamps: true, send_mss: 1448 };
+    use super::*;
+    use crate::qos::PathSample;
+
+    const FULL: TcpInfo = TcpInfo { timestamps: true, send_mss: 1448, path: PATH };
+    const PATH: PathSample = PathSample {
+        rtt: Duration::ZERO,
+        min_rtt: Duration::ZERO,
+        delivery_rate: 0,
+        in_flight: 0,
+        not_sent: 0,
+    };
 
     #[test]
     fn counts_every_header_of_a_message() {
@@ -149,7 +159,7 @@ mod tests {
         assert_eq!(client.message_cost(1418, FULL), cost(20, 32, 22, 4, 4));
         assert_eq!(client.message_cost(1419, FULL), cost(40, 64, 22, 4, 4));
         assert_eq!(client.message_cost(125, FULL), cost(20, 32, 22, 2, 4));
-        let bare = TcpInfo { timestamps: false, send_mss: 1440 };
+        let bare = TcpInfo { timestamps: false, send_mss: 1440, path: PATH };
         let server = Layers { role: Role::Server, ip: 40, tls_record: None };
         assert_eq!(server.message_cost(1436, bare), cost(40, 20, 0, 4, 0));
         // Over 64 KiB with its header: five records, ten bytes of header, 46 segments.
