@@ -13,6 +13,8 @@ use super::values::{self, PemSource, StateDir};
 use crate::addr::{AddressPool, Subnet};
 use crate::crypto::keys::Keypair;
 use crate::error::VpnError;
+use crate::qos::RateLimit;
+use crate::qos::token_bucket::{MAX_BURST, MIN_BURST, RATE_RANGE};
 use crate::transport::CongestionControl;
 
 static NAMES: Names = Names {
@@ -36,10 +38,10 @@ static NAMES: Names = Names {
         "sessionGraceSecs",
         "congestionControl",
         "stateDir",
-    ],
-    later: &[
         "defaultRateLimitBytesPerSec",
         "defaultBurstBytes",
+    ],
+    later: &[
         "ticketMaxAgeSecs",
         "proxyProtocol",
         "auth",
@@ -74,6 +76,9 @@ pub struct ServerConfig {
     pub keepalive_interval: Duration,
     /// `enableNat`: masquerade the subnets, IP forwarding on.
     pub enable_nat: bool,
+    /// `defaultRateLimitBytesPerSec`, 1,000–10^11, and `defaultBurstBytes`, at least 65,536 and one
+    /// second of the rate unless given: the limit of each client in each direction.
+    pub default_rate_limit: Option<RateLimit>,
     /// `maxClients`: clients at a time, at least 1; what the subnets hold unless given.
     pub max_clients: u64,
     /// `clientToClient`: clients can reach each other.
@@ -130,6 +135,7 @@ impl ServerConfig {
                 .optional("keepaliveIntervalSecs", keepalive)?
                 .unwrap_or(defaults::KEEPALIVE_INTERVAL),
             enable_nat: config.optional("enableNat", Field::boolean)?.unwrap_or_default(),
+            default_rate_limit: rate_limit(config)?,
             max_clients: config
                 .optional("maxClients", clients)?
                 .unwrap_or_else(|| AddressPool::new(subnet, subnet6).capacity()),
@@ -155,6 +161,22 @@ impl ServerConfig {
 /// Sessions can't be resumed yet, so only 0 is true.
 fn session_grace(field: &Field<'_>) -> Result<u64, VpnError> {
     field.integer(0..=0).map_err(|_| field.refuse("must be 0: this version can't resume sessions yet"))
+}
+
+/// A burst without a rate means nothing, and is somebody's mistake.
+fn rate_limit(config: &Object<'_>) -> Result<Option<RateLimit>, VpnError> {
+    let rate = config.optional("defaultRateLimitBytesPerSec", |field| field.integer(RATE_RANGE))?;
+    let burst = config.optional("defaultBurstBytes", |field| field.integer(MIN_BURST..=MAX_BURST))?;
+    match (rate, burst) {
+        (Some(rate), burst) => {
+            let limit = RateLimit::new(rate, burst.unwrap_or_else(|| RateLimit::default_burst(rate)));
+            Ok(limit.ok())
+        }
+        (None, Some(_)) => {
+            Err(config.field("defaultBurstBytes").refuse("needs defaultRateLimitBytesPerSec beside it"))
+        }
+        (None, None) => Ok(None),
+    }
 }
 
 fn keypair(config: &Object<'_>) -> Result<Keypair, VpnError> {

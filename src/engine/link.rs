@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
-use super::clock;
+use super::{Meter, clock};
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::qos::{Allowance, Batch, PacketQueue};
@@ -74,6 +74,12 @@ pub trait Port: Send {
 
     /// The peer sent a keepalive.
     fn keepalive_came(&mut self) {}
+
+    /// Lets go of packets that were held back, and tells when it can let go of more, if ever. Called
+    /// whenever the link's task runs; what wakes it otherwise is the port's business.
+    fn release(&mut self, _cx: &mut Context<'_>, _now: Instant) -> Option<Instant> {
+        None
+    }
 }
 
 /// A session, its connection and its packets.
@@ -88,6 +94,10 @@ pub struct Link<S, P> {
     batch: Batch,
     /// How much to seal at a time on a slow path.
     quantum: Option<Quantum>,
+    /// What may be sent, where that is limited.
+    meter: Option<Meter>,
+    /// When packets that wait for tokens can go: to the peer, from the port.
+    tokens_at: (Option<Instant>, Option<Instant>),
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to. It may fire early, never late: a deadline that moved away is
     /// found out when it fires, which costs less than moving the timer at each packet.
@@ -122,6 +132,8 @@ where
             leaving: None,
             batch: Batch::default(),
             quantum: None,
+            meter: None,
+            tokens_at: (None, None),
             timer,
             armed: None,
             keepalives: (0, 0),
@@ -132,6 +144,13 @@ where
     #[must_use]
     pub fn with_quantum(mut self, quantum: Quantum) -> Self {
         self.quantum = Some(quantum);
+        self
+    }
+
+    /// Sends no more than `meter` allows.
+    #[must_use]
+    pub fn with_meter(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
         self
     }
 
@@ -164,6 +183,7 @@ where
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
+            self.tokens_at.1 = self.port.release(cx, now);
             let timed = self.poll_timer(cx, now);
             if let Some(end) = self.events() {
                 return Poll::Ready(end);
@@ -211,13 +231,15 @@ where
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let Some(deadline) = self.session.poll_timeout() else { return false };
-        if deadline <= now {
+        let session = self.session.poll_timeout();
+        if session.is_some_and(|deadline| deadline <= now) {
             self.armed = None;
             self.session.handle_timeout(now, &mut rand::rng());
             self.rest();
             return true;
         }
+        let (to_peer, from_port) = self.tokens_at;
+        let Some(deadline) = [session, to_peer, from_port].into_iter().flatten().min() else { return false };
         if self.armed.is_none_or(|armed| deadline < armed) {
             self.timer.as_mut().reset(deadline.into());
             self.armed = Some(deadline);
@@ -272,14 +294,25 @@ where
     /// Seals what waits into one message: control frames first, then packets. False if there is
     /// nothing; then the queue wakes this task.
     fn fill(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, End> {
-        let Self { websocket, session, queue, batch, quantum, leaving, traffic, .. } = self;
+        let Self { websocket, session, queue, batch, quantum, meter, tokens_at, leaving, traffic, .. } = self;
         let most = quantum.as_ref().map_or(BATCH_BYTES, |quantum| quantum.bytes().min(BATCH_BYTES));
         // What the batch held is sealed already; an end that leaves seals no more packets.
         let count = match leaving {
-            None => match queue.poll_drain(cx, now, batch, Allowance::unlimited(most)) {
-                Poll::Ready(count) => count,
-                Poll::Pending => 0,
-            },
+            None => {
+                let allowance = match meter {
+                    Some(meter) => meter.allowance(now, most),
+                    None => Allowance::unlimited(most),
+                };
+                let count = match queue.poll_drain(cx, now, batch, allowance) {
+                    Poll::Ready(count) => count,
+                    Poll::Pending => 0,
+                };
+                if let Some(meter) = meter {
+                    meter.take(now, batch.len_bytes());
+                    tokens_at.0 = batch.short_of().map(|length| meter.ready_at(now, length));
+                }
+                count
+            }
             Some(_) => 0,
         };
         websocket

@@ -13,11 +13,13 @@
 
 pub mod clock;
 mod link;
+mod meter;
 mod pump;
 mod task;
 mod wait;
 
 pub use link::{End, Link, Order, Port};
+pub use meter::{Limits, Meter};
 pub use pump::{Route, pump};
 pub use task::Task;
 pub use wait::wait_blocking;

@@ -149,6 +149,13 @@ impl Endpoint {
             "disconnectClient" => {
                 server.disconnect_client(&params::string(&params, "id")?).await.map(|()| Value::Null)
             }
+            "setClientRateLimit" => {
+                let (id, limit) = params::rate_limit(&params)?;
+                server.set_client_rate_limit(&id, Some(limit)).map(|()| Value::Null)
+            }
+            "removeClientRateLimit" => {
+                server.set_client_rate_limit(&params::string(&params, "id")?, None).map(|()| Value::Null)
+            }
             "getClientTelemetry" => to_json(server.client_telemetry(&params::string(&params, "id")?)),
             "stopServer" | "getStatus" | "getStatistics" | "listClients" | "generateKeypair" => {
                 params::none(&params)?;
@@ -179,11 +186,6 @@ fn to_json(outcome: Result<impl Serialize, VpnError>) -> Result<Value, VpnError>
 }
 
 fn unsupported(method: &str, mode: Mode) -> VpnError {
-    let later = ["setClientRateLimit", "removeClientRateLimit"];
-    let message = if mode == Mode::Server && later.contains(&method) {
-        format!("{method} is not in this version yet; see the README's list of what comes later")
-    } else {
-        format!("a VPN {} has no method {method:?}", mode.as_str())
-    };
+    let message = format!("a VPN {} has no method {method:?}", mode.as_str());
     VpnError::new(ErrorCode::UnsupportedMethod, message)
 }

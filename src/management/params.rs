@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use super::Mode;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::error::{ErrorCode, VpnError};
+use crate::qos::RateLimit;
+use crate::qos::token_bucket::MAX_BURST;
 
 /// Neither `client` nor `server`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,24 +60,44 @@ pub(super) fn none(params: &Value) -> Result<(), VpnError> {
     }
 }
 
+/// The parameters of `setClientRateLimit`.
+pub(super) fn rate_limit(params: &Value) -> Result<(String, RateLimit), VpnError> {
+    let [id, rate, burst] = ["id", "rateBytesPerSec", "burstBytes"];
+    let fields = only(params, &[id, rate, burst])?;
+    let number = |name: &str| {
+        // JavaScript's numbers are floating point, and 30.0 is a whole one.
+        let value = fields.get(name);
+        let whole = |number: &f64| number.fract() == 0.0 && (0.0..=MAX_BURST as f64).contains(number);
+        value
+            .and_then(|value| value.as_u64().or_else(|| value.as_f64().filter(whole).map(|n| n as u64)))
+            .ok_or_else(|| invalid(format!("{name} must be a whole number of bytes")))
+    };
+    let id = fields.get(id).and_then(Value::as_str).ok_or_else(|| invalid("id must be a string"))?;
+    let limit = RateLimit::new(number(rate)?, number(burst)?).map_err(|error| invalid(error.to_string()))?;
+    Ok((id.to_owned(), limit))
+}
+
 /// The one string parameter `name`.
 pub(super) fn string(params: &Value, name: &str) -> Result<String, VpnError> {
-    let fields = only(params, name)?;
+    let fields = only(params, &[name])?;
     let value = fields.get(name).and_then(Value::as_str);
     value.map(str::to_owned).ok_or_else(|| invalid(format!("{name} must be a string")))
 }
 
 /// The one parameter `name`, whatever it holds.
 pub(super) fn value(params: &Value, name: &str) -> Result<Value, VpnError> {
-    let fields = only(params, name)?;
+    let fields = only(params, &[name])?;
     fields.get(name).cloned().ok_or_else(|| invalid(format!("{name} is missing")))
 }
 
-fn only<'a>(params: &'a Value, name: &str) -> Result<&'a Map<String, Value>, VpnError> {
+fn only<'a>(params: &'a Value, names: &[&str]) -> Result<&'a Map<String, Value>, VpnError> {
     let fields = params.as_object().ok_or_else(|| invalid("params must be an object"))?;
-    match fields.keys().find(|key| *key != name) {
+    match fields.keys().find(|key| !names.contains(&key.as_str())) {
         None => Ok(fields),
-        Some(unknown) => Err(invalid(format!("unknown parameter {unknown:?}; this method takes {name:?}"))),
+        Some(unknown) => {
+            let names = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+            Err(invalid(format!("unknown parameter {unknown:?}; this method takes {names}")))
+        }
     }
 }
 
@@ -87,7 +109,7 @@ pub(super) fn invalid(message: impl Into<String>) -> VpnError {
 mod tests {
     use serde_json::json;
 
-    use super::{error_body, none, string};
+    use super::{error_body, none, rate_limit, string};
     use crate::error::{ErrorCode, VpnError};
 
     #[test]
@@ -98,6 +120,20 @@ mod tests {
         }
         assert!(none(&json!({})).is_ok());
         assert!(none(&json!({ "x": 1 })).is_err());
+    }
+
+    #[test]
+    fn rate_limits_are_whole_bytes_in_range() {
+        let params = |rate, burst| json!({ "id": "a", "rateBytesPerSec": rate, "burstBytes": burst });
+        let (id, limit) = rate_limit(&params(json!(1000), json!(65_536.0))).unwrap();
+        assert_eq!((id.as_str(), limit.rate(), limit.burst()), ("a", 1000, 65_536));
+        let wrong = [(json!(999), json!(65_536)), (json!(1000), json!(65_535)), (json!(1000), json!("x"))];
+        for (rate, burst) in wrong {
+            assert_eq!(rate_limit(&params(rate, burst)).unwrap_err().code, ErrorCode::InvalidArgument);
+        }
+        for params in [json!({ "id": "a" }), json!(null), json!({ "id": 1, "rateBytesPerSec": 1000 })] {
+            assert_eq!(rate_limit(&params).unwrap_err().code, ErrorCode::InvalidArgument);
+        }
     }
 
     #[test]

@@ -291,7 +291,15 @@ impl Backlog {
         })
     }
 
+    /// Counts a dropped packet. What a session under a rate limit has no room or time for, the limit has
+    /// dropped.
     pub(super) fn count(&self, priority: Priority, reason: DropReason, len: usize) {
+        let reason = match reason {
+            DropReason::QueueFull | DropReason::QueueDelay if self.limits.are_of_a_rate() => {
+                DropReason::RateLimit
+            }
+            reason => reason,
+        };
         self.traffic.drops().count(priority, reason, len);
     }
 }

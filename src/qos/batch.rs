@@ -39,6 +39,11 @@ impl Batch {
         self.packets.iter().map(Vec::as_slice)
     }
 
+    /// The same, free to be changed in place.
+    pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = &mut [u8]> {
+        self.packets.iter_mut().map(Vec::as_mut_slice)
+    }
+
     /// How many packets it holds.
     pub fn len(&self) -> usize {
         self.packets.len()

@@ -63,6 +63,11 @@ impl Limits {
         }
     }
 
+    /// The session is held to a rate, which is then why packets wait.
+    pub(super) fn are_of_a_rate(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// A packet of `len` bytes has waited too long, its own time on a slow session apart.
     pub(super) fn is_overdue(&self, sojourn: u64, len: usize) -> bool {
         sojourn > self.max_wait + self.rate.map_or(0, |rate| nanos_at(rate, len))

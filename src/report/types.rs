@@ -342,6 +342,12 @@ pub struct ClientTelemetry {
     pub bytes_received: u64,
     /// What the server sent to it.
     pub bytes_sent: u64,
+    /// Its rate limit in each direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit_bytes_per_sec: Option<u64>,
+    /// How much of it may come at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst_bytes: Option<u64>,
     /// What was dropped and why.
     #[serde(flatten)]
     pub drops: DropReport,

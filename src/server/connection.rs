@@ -17,7 +17,7 @@ use super::source::client_address;
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::DisconnectCode;
 use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCode, Rejection, VERSION};
-use crate::engine::{End, Link, Port, clock};
+use crate::engine::{End, Link, Meter, Port, clock};
 use crate::network::delete_conntrack;
 use crate::report::DisconnectReason;
 use crate::session::{Listening, Opened, Request, Session, Unconfirmed};
@@ -200,7 +200,7 @@ impl Handshake<'_> {
     ) -> Result<Up, Ended> {
         let message = self.receive(websocket).await?;
         let (order_sender, orders) = mpsc::channel(ORDERS);
-        let peer = Arc::new(Peer::new(identity, order_sender));
+        let peer = Arc::new(Peer::new(identity, order_sender, self.hub.config.default_rate_limit));
         let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer));
         let confirmed = unconfirmed
             .handle_message(clock::now(), &mut rand::rng(), message, |packet| port.deliver(packet));
@@ -247,7 +247,9 @@ impl Up {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
         }
         let quantum = websocket.stream().quantum();
-        let mut link = Link::new(websocket, session, port, queue, traffic, orders).with_quantum(quantum);
+        let meter = Meter::new(Arc::clone(&peer.limits));
+        let link = Link::new(websocket, session, port, queue, traffic, orders);
+        let mut link = link.with_quantum(quantum).with_meter(meter);
         let end = link.run().await;
         tracing::debug!(client = peer.id, ?end, "session ends");
         // Nothing is routed to it any more, while the goodbyes are said.

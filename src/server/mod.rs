@@ -29,6 +29,7 @@ use crate::codec::disconnect::DisconnectCode;
 use crate::config::ServerConfig;
 use crate::engine::{Task, clock};
 use crate::error::{ErrorCode, VpnError};
+use crate::qos::RateLimit;
 use crate::report::{
     ClientInfo, ClientTelemetry, ConnectionState, Event, Events, ServerStatistics, Statistics, Status,
 };
@@ -146,6 +147,17 @@ impl Server {
     pub fn client_telemetry(&self, id: &str) -> Result<ClientTelemetry, VpnError> {
         let peer = self.hub().and_then(|hub| hub.find(id));
         peer.map(|peer| peer.telemetry()).ok_or_else(|| unknown_client(id))
+    }
+
+    /// Holds a client to `limit` in each direction, or to none, until its session ends. Takes effect at
+    /// once.
+    ///
+    /// # Errors
+    /// `unknown-client`.
+    pub fn set_client_rate_limit(&self, id: &str, limit: Option<RateLimit>) -> Result<(), VpnError> {
+        let peer = self.hub().and_then(|hub| hub.find(id)).ok_or_else(|| unknown_client(id))?;
+        peer.set_limit(limit);
+        Ok(())
     }
 
     /// Ends a client's session; it is told that it was kicked and does not come back by itself.

@@ -7,9 +7,9 @@ use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, watch};
 
 use crate::codec::disconnect::DisconnectCode;
-use crate::engine::{Order, clock};
+use crate::engine::{Limits, Order, clock};
 use crate::packet::{Answers, Router};
-use crate::qos::{FlowHasher, PacketQueue};
+use crate::qos::{FlowHasher, PacketQueue, RateLimit};
 use crate::report::{ClientInfo, ClientTelemetry, DropReport, timestamp};
 use crate::telemetry::{DropReason, Priority, Traffic};
 
@@ -26,6 +26,9 @@ pub(super) struct Peer {
     pub(super) answers: Answers,
     /// Packets on their way to the client.
     pub(super) queue: Arc<PacketQueue>,
+    /// Packets that came from the client faster than its limit allows.
+    pub(super) held: Arc<PacketQueue>,
+    pub(super) limits: Arc<Limits>,
     pub(super) traffic: Arc<Traffic>,
     name: Option<String>,
     remote: IpAddr,
@@ -50,9 +53,15 @@ pub(super) struct Identity {
 
 impl Peer {
     /// A client whose session is up; `orders` reach its link.
-    pub(super) fn new(identity: Identity, orders: mpsc::Sender<Order>) -> Self {
+    pub(super) fn new(identity: Identity, orders: mpsc::Sender<Order>, limit: Option<RateLimit>) -> Self {
         let Identity { id, v4, v6, prefix_length, mtu, name, remote, port } = identity;
         let traffic = Arc::<Traffic>::default();
+        let queue = || {
+            let queue = PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng()));
+            queue.set_rate(limit.map(|limit| limit.rate()));
+            Arc::new(queue)
+        };
+        let (queue, held) = (queue(), queue());
         Self {
             id,
             v4,
@@ -60,7 +69,9 @@ impl Peer {
             mtu,
             router: Router::new(Ipv4Net::new_assert(v4, prefix_length), v6),
             answers: Answers::new(clock::now()),
-            queue: Arc::new(PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng()))),
+            queue,
+            held,
+            limits: Arc::new(Limits::new(limit)),
             traffic,
             name,
             remote,
@@ -70,6 +81,15 @@ impl Peer {
             last_keepalive: Mutex::new(None),
             ended: watch::Sender::new(false),
         }
+    }
+
+    /// Holds both directions to `limit`, at once.
+    pub(super) fn set_limit(&self, limit: Option<RateLimit>) {
+        self.limits.set(limit);
+        let rate = limit.map(|limit| limit.rate());
+        // Either wakes the link's task if it waits.
+        self.queue.set_rate(rate);
+        self.held.set_rate(rate);
     }
 
     /// Tells the link to end the session. A second order changes nothing.
@@ -100,6 +120,7 @@ impl Peer {
 
     pub(super) fn telemetry(&self) -> ClientTelemetry {
         let traffic = self.traffic.snapshot();
+        let limit = self.limits.get();
         ClientTelemetry {
             client_id: self.id.clone(),
             assigned_ip: self.v4,
@@ -107,6 +128,8 @@ impl Peer {
             keepalives_received: traffic.keepalives_received,
             bytes_received: traffic.bytes_received,
             bytes_sent: traffic.bytes_sent,
+            rate_limit_bytes_per_sec: limit.map(|limit| limit.rate()),
+            burst_bytes: limit.map(|limit| limit.burst()),
             drops: DropReport::from(&traffic.drops),
         }
     }

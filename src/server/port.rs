@@ -3,10 +3,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::Context;
+use std::time::Instant;
 
-use crate::engine::{Port, Route, clock};
+use crate::engine::{Meter, Port, Route, clock};
 use crate::packet::{Egress, Ingress, IpPacket, clamp_mss};
-use crate::qos::Producer;
+use crate::qos::{Batch, Producer};
 use crate::telemetry::{DropReason, Quality};
 
 use super::hub::Hub;
@@ -60,8 +62,14 @@ impl Route for Downlink {
     }
 }
 
-/// Queues a packet for a client, or counts it among those that it lost.
+/// Bytes let go of at a time, of what a limit held back: the link's task has others to serve.
+const RELEASE_BYTES: usize = 64 * 1024;
+
 /// From a client's session.
+///
+/// A client under a rate limit may send faster than it: what exceeds the limit waits here, where flows
+/// take turns and CoDel tells their senders to slow down. The socket is read all the while, so that
+/// keepalives pass and what is small and steady is not stuck behind a backlog in the socket.
 pub(super) struct Uplink {
     hub: Arc<Hub>,
     peer: Arc<Peer>,
@@ -69,17 +77,42 @@ pub(super) struct Uplink {
     ingress: Ingress,
     egress: Egress,
     received: (u64, u64),
+    meter: Meter,
+    /// Something may be in the queue of what is held back.
+    is_holding: bool,
+    batch: Batch,
 }
 
 impl Uplink {
     pub(super) fn new(hub: Arc<Hub>, peer: Arc<Peer>) -> Self {
         let ingress = Ingress::from_client(peer.mtu, peer.v4, peer.v6);
-        Self { hub, peer, ingress, egress: Egress::default(), received: (0, 0) }
+        let meter = Meter::new(Arc::clone(&peer.limits));
+        let (egress, batch) = (Egress::default(), Batch::default());
+        Self { hub, peer, ingress, egress, received: (0, 0), meter, is_holding: false, batch }
     }
 
+    /// Passes an admitted packet on, or holds it back.
     fn take(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
         let to = self.ingress.admit(packet)?.dst();
         clamp_mss(packet, self.ingress.mtu());
+        // What is held back already goes first, also once the limit is gone.
+        if self.is_holding || self.meter.is_limited() {
+            self.is_holding = true;
+            self.peer.held.producer(clock::now()).push(packet);
+            return Ok(());
+        }
+        self.pass(to, packet)
+    }
+
+    fn pass(&mut self, to: IpAddr, packet: &mut [u8]) -> Result<(), DropReason> {
+        let passed = self.forward(to, packet);
+        if passed.is_ok() {
+            self.received = (self.received.0 + 1, self.received.1 + packet.len() as u64);
+        }
+        passed
+    }
+
+    fn forward(&mut self, to: IpAddr, packet: &mut [u8]) -> Result<(), DropReason> {
         if self.hub.is_client_net(to) {
             return self.pass_to_client(to, packet);
         }
@@ -117,9 +150,35 @@ impl Uplink {
 
 impl Port for Uplink {
     fn deliver(&mut self, packet: &mut [u8]) {
-        match self.take(packet) {
-            Ok(()) => self.received = (self.received.0 + 1, self.received.1 + packet.len() as u64),
-            Err(reason) => self.peer.drop_packet(reason, packet.len()),
+        if let Err(reason) = self.take(packet) {
+            self.peer.drop_packet(reason, packet.len());
+        }
+    }
+
+    fn release(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Instant> {
+        if !self.is_holding {
+            return None;
+        }
+        let held = Arc::clone(&self.peer.held);
+        loop {
+            let allowance = self.meter.allowance(now, RELEASE_BYTES);
+            // Woken by a packet that is held back, or by another limit.
+            let drained = held.poll_drain(cx, now, &mut self.batch, allowance);
+            if drained.is_pending() || self.batch.is_empty() {
+                self.delivered();
+                self.is_holding = !held.is_empty();
+                return self.batch.short_of().map(|length| self.meter.ready_at(now, length));
+            }
+            self.meter.take(now, self.batch.len_bytes());
+            let mut batch = std::mem::take(&mut self.batch);
+            for packet in batch.iter_mut() {
+                // It was whole when it was admitted.
+                let Ok(to) = IpPacket::parse(packet).map(|packet| packet.dst()) else { continue };
+                if let Err(reason) = self.pass(to, packet) {
+                    self.peer.drop_packet(reason, packet.len());
+                }
+            }
+            self.batch = batch;
         }
     }
 
