@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
@@ -14,6 +14,13 @@ use rustix::fs::MemfdFlags;
 /// Where programs are looked for: a daemon's `PATH` may lack the administrator's directories, and
 /// nobody else's `PATH` is trusted.
 const SEARCH: [&str; 6] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+
+/// What a terminal sends to all that it has in the foreground.
+const TERMINAL_SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+
+/// How often a program is run that such a signal kills: people press Ctrl-C more than once.
+const ATTEMPTS: usize = 3;
+
 /// How often a running child is looked after.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -27,7 +34,20 @@ pub(super) struct Output {
 
 /// Runs a program with `input` on its standard input. `NotFound` if the host has no such program;
 /// `TimedOut` if it was killed because it took longer than `limit`.
+///
+/// One that a terminal's signal has killed is run again: what the programs here do may be done twice.
 pub(super) fn run(program: &str, arguments: &[&str], input: &[u8], limit: Duration) -> io::Result<Output> {
+    for _ in 1..ATTEMPTS {
+        let output = run_once(program, arguments, input, limit)?;
+        if !output.status.signal().is_some_and(|signal| TERMINAL_SIGNALS.contains(&signal)) {
+            return Ok(output);
+        }
+        tracing::debug!(program, status = %output.status, "run again");
+    }
+    run_once(program, arguments, input, limit)
+}
+
+fn run_once(program: &str, arguments: &[&str], input: &[u8], limit: Duration) -> io::Result<Output> {
     let path = find(program)
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{program} is not installed")))?;
     // Files in memory, not pipes: a service that the program starts may hold them open for ever.
@@ -40,7 +60,8 @@ pub(super) fn run(program: &str, arguments: &[&str], input: &[u8], limit: Durati
         .env("PATH", SEARCH.join(":"))
         .env("LC_ALL", "C")
         .current_dir("/")
-        // Ctrl-C is meant for the program, which then puts the host back, and needs this child for it.
+        // Ctrl-C is meant for the program, which then puts the host back, and needs this child for it. Until
+        // the child has its own group it can be hit nevertheless.
         .process_group(0)
         .stdin(stdin)
         .stdout(stdout.try_clone()?)
@@ -122,6 +143,18 @@ mod tests {
         let failing = run("cat", &["/smartvpn-no-such-file"], b"", LONG).unwrap();
         assert!(!failing.status.success());
         assert!(failing.stderr.contains("/smartvpn-no-such-file"), "{}", failing.stderr);
+    }
+
+    #[test]
+    fn what_a_terminal_killed_is_run_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        // Dies of the signal the first time, and of nothing the second.
+        let script = "test -e \"$0\" && echo again && exit; : > \"$0\"; kill -INT $$; sleep 60";
+        let output = run("sh", &["-c", script, mark.to_str().unwrap()], b"", LONG).unwrap();
+        assert_eq!((output.status.success(), output.stdout.as_slice()), (true, &b"again\n"[..]));
+        let output = run("sh", &["-c", "kill -INT $$; sleep 60"], b"", LONG).unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGINT));
     }
 
     #[test]
