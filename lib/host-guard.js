@@ -12,16 +12,29 @@
 
 const { isMainThread } = require('node:worker_threads');
 
+const { WeakLink } = require('./weak-link.js');
+
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
 /** All that the end of a process may be delayed by. */
 const UNDO_TIMEOUT_MS = 2000;
 
+/** @typedef {{ undo(timeoutMs: number): boolean }} Guarded */
+
 /** Marks the listeners of every copy of this package in the process. */
 const kOurs = Symbol.for('smartvpn.host-guard');
 
-/** Engines that exist. */
+/**
+ * Engines that exist. They are known weakly: one with nothing on the host may be collected, and its addon
+ * then does what there is to do.
+ *
+ * @type {Set<WeakRef<WeakLink<Guarded>>>}
+ */
 const engines = new Set();
+
+/** @type {WeakMap<Guarded, WeakLink<Guarded>>} */
+const links = new WeakMap();
+const collected = new FinalizationRegistry(forget);
 
 /** Those of them that have set something on the host. */
 const active = new Set();
@@ -29,16 +42,22 @@ const active = new Set();
 let listening = false;
 
 /**
- * Takes `engine` into care until {@link unguard}; keeps it from being collected meanwhile.
+ * Takes `engine` into care until {@link unguard}, or until it is collected.
  *
- * @param {{ undo(timeoutMs: number): boolean }} engine
+ * @param {Guarded} engine
  */
 function guard(engine) {
   if (engines.size === 0) process.on('exit', undoAll);
-  engines.add(engine);
+  const link = new WeakLink(engine);
+  engines.add(link.reference);
+  links.set(engine, link);
+  collected.register(link, link.reference, link);
 }
 
-/** Says whether something of the guarded `engine` is set on the host, or is about to be. */
+/**
+ * Says whether something of the guarded `engine` is set on the host, or is about to be. If so, it is kept
+ * from being collected.
+ */
 function setActive(engine, isActive) {
   if (isActive) active.add(engine);
   else active.delete(engine);
@@ -49,7 +68,14 @@ function setActive(engine, isActive) {
 /** The engine has ended, and nothing of it is left. */
 function unguard(engine) {
   setActive(engine, false);
-  engines.delete(engine);
+  const link = links.get(engine);
+  link.cut();
+  collected.unregister(link);
+  forget(link.reference);
+}
+
+function forget(reference) {
+  engines.delete(reference);
   if (engines.size === 0) process.removeListener('exit', undoAll);
 }
 
@@ -92,10 +118,10 @@ function isOurs(listener) {
 
 function undoAll() {
   const deadline = performance.now() + UNDO_TIMEOUT_MS;
-  for (const engine of engines) {
+  for (const reference of engines) {
     const remaining = Math.max(1, Math.round(deadline - performance.now()));
     try {
-      engine.undo(remaining);
+      WeakLink.follow(reference)?.undo(remaining);
     } catch {
       // The next engine's turn; what this one left is repaired at the next start, from its journal.
     }

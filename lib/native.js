@@ -1,6 +1,7 @@
 'use strict';
 
 const { VpnError } = require('./error.js');
+const { findAddon, target } = require('./platform.js');
 
 let binding;
 
@@ -8,22 +9,26 @@ let binding;
  * The addon, loaded at its first use: a program that only wants the types, or talks to a daemon,
  * needs none.
  *
- * @returns {typeof import('../binding.js')}
+ * @returns {typeof import('../binding.d.ts')}
+ * @throws {VpnError} `unsupported-platform`
  */
 function loadNative() {
-  if (binding) return binding;
+  binding ??= load(findAddon());
+  return binding;
+}
+
+function load(file) {
   try {
     // oxlint-disable-next-line node/global-require -- only a use of the addon may load it
-    binding = require('../binding.js');
+    return require(file);
   } catch (cause) {
     throw new VpnError(
       'unsupported-platform',
-      `The smartvpn addon for ${process.platform}-${process.arch} could not be loaded. ` +
-        'Linux on x64 with glibc is supported; in a checkout of the sources, `npm run build` makes the addon.',
+      `The addon for ${target()} does not load on this system: ${cause.message}. ` +
+        'The README beside it says what it needs; if the file is damaged, install the package anew.',
       { cause },
     );
   }
-  return binding;
 }
 
 /** Puts `replacement` in the addon's place: how the tests run without one. */

@@ -54,8 +54,9 @@ function send(message) {
   if (process.connected) process.send(message);
 }
 
-/** Errors lose their class on the way; their members survive in this form. */
+/** Errors lose their class on the way; their members survive in this form, the error of an event too. */
 function plain(value) {
+  if (value?.error instanceof Error) return { ...value, error: plain(value.error) };
   if (!(value instanceof Error)) return value;
   const { name, message, stack, code, path, cause } = value;
   return { isError: true, name, message, stack, code, path, cause: cause && plain(cause) };

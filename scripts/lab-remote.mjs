@@ -2,6 +2,8 @@
 import { EventEmitter, once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 
+import platform from '../lib/platform.js';
+
 const AGENT = fileURLToPath(new URL('./lab-agent.mjs', import.meta.url));
 
 /** How long an event may take that a caller waits for, in milliseconds. */
@@ -21,26 +23,30 @@ export class Agent {
   /** @type {Promise<{ code: number | null, signal: string | null }>} how the process ended */
   ended;
 
+  #host;
+  #transport;
   #child;
   #calls = new Map();
   #lastId = 0;
   #vpns = new Map();
+  #daemons = [];
   #end = null;
 
   /**
    * Starts the process; rejects if it ends before it is ready.
    *
    * @param {import('./lab.mjs').Host} host
-   * @param {{ wrap?: string[], library?: string, env?: object }} [options] `wrap` goes before the
-   *   command; `library` is the module under test, as a path from this folder
+   * @param {{ wrap?: string[], library?: string, env?: object, transport?: string }} [options] `wrap` goes
+   *   before the command; `library` is the module under test, as a path from this folder; `transport` is
+   *   how its VPNs reach their engines unless they are told: with `socket`, each has a daemon of its own
    */
-  static async start(host, { wrap = [], library = '../index.js', env } = {}) {
+  static async start(host, { wrap = [], library = '../index.js', env, transport } = {}) {
     const child = host.spawn([...wrap, process.execPath, AGENT, library], {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       serialization: 'advanced',
       env: { ...process.env, NODE_TEST_CONTEXT: undefined, ...env },
     });
-    const agent = new Agent(child);
+    const agent = new Agent(host, child, transport);
     await Promise.race([
       once(child, 'message'),
       agent.ended.then(() => {
@@ -52,7 +58,9 @@ export class Agent {
   }
 
   /** @private use {@link Agent.start} */
-  constructor(child) {
+  constructor(host, child, transport) {
+    this.#host = host;
+    this.#transport = transport;
     this.#child = child;
     child.stdout.setEncoding('utf8').on('data', (text) => (this.stdout += text));
     child.stderr.setEncoding('utf8').on('data', (text) => (this.stderr += text));
@@ -122,8 +130,8 @@ export class Agent {
   }
 
   /**
-   * Closes the VPNs of the process and lets it end; kills it, and rejects, when it takes too long.
-   * Idempotent.
+   * Closes the VPNs of the process and lets it end; kills it, and rejects, when it takes too long. Then
+   * its daemons end. Idempotent.
    */
   async close() {
     try {
@@ -131,6 +139,8 @@ export class Agent {
     } catch (error) {
       await this.kill();
       throw error;
+    } finally {
+      await Promise.all(this.#daemons.splice(0).map((daemon) => daemon.close()));
     }
     return this.ended;
   }
@@ -149,8 +159,16 @@ export class Agent {
     const id = ++this.#lastId;
     const vpn = new RemoteVpn(this, id);
     this.#vpns.set(id, vpn);
-    await this.run((context, ...args) => context.create(...args), id, className, options);
+    const given = { transport: options?.transport ?? (await this.#way(className)), ...options };
+    await this.run((context, ...args) => context.create(...args), id, className, given);
     return vpn;
+  }
+
+  async #way(className) {
+    if (this.#transport !== 'socket') return this.#transport && { transport: this.#transport };
+    const daemon = await Daemon.start(this.#host, className === 'VpnServer' ? 'server' : 'client');
+    this.#daemons.push(daemon);
+    return { transport: 'socket', socketPath: daemon.socketPath };
   }
 
   #receive({ id, vpn, event, args, value, error }) {
@@ -170,6 +188,73 @@ export class Agent {
     return new Error(`The process ended (${signal ?? `exit code ${code}`})${words && `: ${words}`}`);
   }
 }
+
+/** A `smartvpn_daemon` in a host of a lab, controlled by its socket. */
+export class Daemon {
+  /** @type {string} everything it has printed */
+  output = '';
+
+  #child;
+
+  /**
+   * Starts it; rejects if it ends before anybody can connect.
+   *
+   * @param {import('./lab.mjs').Host} host
+   * @param {'client' | 'server'} mode
+   * @param {{ socketPath?: string, args?: string[] }} [options]
+   */
+  static async start(host, mode, { socketPath = `/run/lab/${nextDaemon++}.sock`, args = [] } = {}) {
+    const child = host.spawn(
+      [platform.findDaemon(), '--management-socket', socketPath, '--mode', mode, ...args],
+      { stdio: ['ignore', 'pipe', 'pipe'] },
+    );
+    const daemon = new Daemon(child, socketPath);
+    const listens = `for try in $(seq 500); do [ -S '${socketPath}' ] && exit 0; sleep 0.01; done; exit 1`;
+    await Promise.race([
+      host.sh(listens),
+      daemon.ended.then(() => {
+        throw new Error(`The daemon ended: ${daemon.output}`);
+      }),
+    ]);
+    return daemon;
+  }
+
+  /** @private use {@link Daemon.start} */
+  constructor(child, socketPath) {
+    this.socketPath = socketPath;
+    this.#child = child;
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8').on('data', (text) => (this.output += text));
+    }
+    /** @type {Promise<{ code: number | null, signal: string | null }>} how it ended */
+    this.ended = once(child, 'exit').then(([code, signal]) => ({ code, signal }));
+  }
+
+  /** @returns {number} the process id, which is the same in the host */
+  get pid() {
+    return this.#child.pid;
+  }
+
+  /** Sends it a signal and waits for its end. */
+  async kill(signal = 'SIGKILL') {
+    this.#child.kill(signal);
+    return this.ended;
+  }
+
+  /** Ends it in good order, unless it has ended; rejects when it takes too long. Idempotent. */
+  async close() {
+    const ending = this.kill('SIGTERM');
+    try {
+      const { code } = await within(ending, CLOSE_TIMEOUT_MS, 'The daemon did not end');
+      if (code !== 0 && code !== null) throw new Error(`The daemon failed: ${this.output}`);
+    } catch (error) {
+      await this.kill();
+      throw error;
+    }
+  }
+}
+
+let nextDaemon = 1;
 
 /**
  * A `VpnClient` or `VpnServer` in another process. It has their methods; their events are emitted
@@ -191,6 +276,11 @@ export class RemoteVpn extends EventEmitter {
   /** Calls a method of the object. */
   call(method, ...args) {
     return this.#agent.run(({ vpns }, id, name, list) => vpns.get(id)[name](...list), this.#id, method, args);
+  }
+
+  /** Reads a member of the object. */
+  get(member) {
+    return this.#agent.run(({ vpns }, id, name) => vpns.get(id)[name], this.#id, member);
   }
 
   /** @private an event came */
@@ -256,6 +346,7 @@ async function within(promise, timeoutMs, complaint) {
 
 /** An error as it was thrown over there, its class apart. */
 function revive(value) {
+  if (value?.error?.isError) return { ...value, error: revive(value.error) };
   if (!value?.isError) return value;
   const { isError: _, message, cause, ...members } = value;
   return Object.assign(new Error(message, cause && { cause: revive(cause) }), members);

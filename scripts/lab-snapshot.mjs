@@ -16,7 +16,8 @@ const parts = () => ({
   rules: 'ip -j -4 rule',
   rules6: 'ip -j -6 rule',
   firewall: 'nft -j list ruleset',
-  resolvers: 'cat /etc/resolv.conf',
+  // The file and whose it is, where a link leads to, and what lies beside it.
+  resolvers: "cat /etc/resolv.conf; stat -c '%N %A %u:%g' /etc/resolv.conf; ls -A /etc | grep resolv",
   settings: `grep -rs . ${SETTINGS}`,
   journals: `ls ${STATE_DIR} | grep -v '^lock$'`,
 });

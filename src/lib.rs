@@ -19,6 +19,7 @@ pub mod report;
 pub mod engine;
 
 // The outside world: every socket, file descriptor, process and `unsafe`.
+pub mod control;
 pub mod network;
 pub mod transport;
 pub mod tunnel;

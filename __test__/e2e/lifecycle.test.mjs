@@ -1,10 +1,12 @@
-/** What holds a process, what ends a VPN, and what the host looks like afterwards. */
+/**
+ * What ends a VPN, and what the host looks like afterwards. What each method does, over every transport,
+ * is in behaviour.test.mjs.
+ */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { assertFails } from './support/assert.mjs';
-import { clientConfig, requires, SERVER, serverConfig, TUNNEL, useSite, WEB } from './support/site.mjs';
+import { clientConfig, requires, TUNNEL, useSite, WEB } from './support/site.mjs';
 import { eventually, interfaceWith, ping, reaches } from './support/traffic.mjs';
 
 /** A client that changes more of its host than its interface: routes beside the tunnel, too. */
@@ -150,49 +152,6 @@ describe('signals belong to the program', { skip: requires() }, () => {
   });
 });
 
-describe('the event loop is held', { skip: requires() }, () => {
-  const site = useSite();
-
-  it('by a connected client, until it is closed', async () => {
-    await site.serve();
-    const { agent } = await site.connect();
-    await agent.release();
-    await sleep(500);
-    assert.equal(agent.running, true);
-    process.kill(agent.pid, 0);
-    await agent.run(({ vpns }) => void vpns.values().next().value.close());
-    assert.deepEqual(await agent.ended, { code: 0, signal: null }, agent.stderr);
-  });
-
-  it('by a server that serves, until it is stopped', async () => {
-    const { agent, vpn } = await site.serve();
-    await agent.release();
-    await sleep(500);
-    assert.equal(agent.running, true);
-    await vpn.stopServer();
-    assert.deepEqual(await agent.ended, { code: 0, signal: null }, agent.stderr);
-  });
-
-  it('not by a client that is unref()ed, which still leaves the host as found', async () => {
-    await site.serve();
-    const { agent, assignedIp } = await site.connect(FULL_TUNNEL);
-    await agent.run(({ vpns }) => void vpns.values().next().value.unref());
-    await agent.release();
-    assert.deepEqual(await agent.ended, { code: 0, signal: null }, agent.stderr);
-    assert.equal(await interfaceWith(site.client, assignedIp), undefined);
-  });
-
-  it('not by one that is merely constructed or started', async () => {
-    const agent = await site.agent(site.client);
-    const started = await agent.client();
-    assert.equal(await started.start(), true);
-    assert.equal(await started.start(), true);
-    await agent.server();
-    await agent.release();
-    assert.deepEqual(await agent.ended, { code: 0, signal: null }, agent.stderr);
-  });
-});
-
 describe('stop() and close()', { skip: requires() }, () => {
   const site = useSite();
 
@@ -230,27 +189,6 @@ describe('stop() and close()', { skip: requires() }, () => {
     assert.equal((await again.vpn.getStatus()).state, 'connected');
   });
 
-  it('end a connect() that is under way', async () => {
-    await silence(site);
-    const agent = await site.agent(site.client);
-    const vpn = await agent.startedClient();
-    const connecting = assertFails(vpn.connect(clientConfig()), 'aborted');
-    await vpn.event('status', ({ state }) => state === 'connecting');
-    await vpn.close();
-    await connecting;
-  });
-
-  it('end a start() that is under way', async () => {
-    const agent = await site.agent(site.server);
-    const vpn = await agent.server();
-    const outcome = vpn.start(serverConfig()).then(
-      () => 'started',
-      ({ code }) => code,
-    );
-    await vpn.close();
-    assert.ok(['started', 'aborted'].includes(await outcome), await outcome);
-  });
-
   it('at any moment of a connect() leave nothing', async () => {
     await site.serve();
     const agent = await site.agent(site.client);
@@ -279,63 +217,6 @@ describe('stop() and close()', { skip: requires() }, () => {
     assert.equal(await reaches(site.client, TUNNEL.server), true);
   });
 });
-
-describe('calls that cross', { skip: requires() }, () => {
-  const site = useSite();
-
-  it('a second connect() and a second start() are refused, and hurt nothing', async () => {
-    const server = await site.serve();
-    const client = await site.connect();
-    await assertFails(client.vpn.connect(client.config), 'already-connected', 'disconnect()');
-    await assertFails(server.vpn.start(server.config), 'already-running', /stop/);
-    assert.equal(await reaches(site.client, WEB.address), true);
-  });
-
-  it('disconnect() ends a connect() that is under way', async () => {
-    await silence(site);
-    const agent = await site.agent(site.client);
-    const vpn = await agent.startedClient();
-    const connecting = assertFails(vpn.connect(clientConfig()), 'aborted');
-    const second = vpn
-      .event('status', ({ state }) => state === 'connecting')
-      .then(() => vpn.connect(clientConfig()));
-    await assertFails(second, 'already-connected');
-    await vpn.disconnect();
-    await connecting;
-    assert.equal((await vpn.getStatus()).state, 'disconnected');
-  });
-
-  it('an abort signal ends a connect() with its reason as cause', async () => {
-    await silence(site);
-    const agent = await site.agent(site.client);
-    await agent.startedClient();
-    const aborting = agent.run(async ({ vpns }, config) => {
-      const controller = new AbortController();
-      setTimeout(() => controller.abort(new Error('changed my mind')), 100);
-      await vpns.values().next().value.connect(config, { signal: controller.signal });
-    }, clientConfig());
-    const error = await assertFails(aborting, 'aborted');
-    assert.equal(error.cause.message, 'changed my mind');
-  });
-
-  it('what needs a tunnel says that there is none', async () => {
-    const agent = await site.agent(site.client);
-    const vpn = await agent.startedClient();
-    await assertFails(vpn.getConnectionQuality(), 'not-connected');
-    await assertFails(vpn.getMtuInfo(), 'not-connected');
-    await vpn.disconnect();
-    assert.equal((await vpn.getStatus()).state, 'disconnected');
-  });
-});
-
-/** A listener on the server's port that accepts and never says a word. */
-async function silence(site) {
-  const agent = await site.agent(site.server);
-  await agent.run(async ({ load }, address) => {
-    const { createServer } = await load('node:net');
-    await new Promise((resolve) => createServer(() => {}).listen(8443, address, resolve));
-  }, SERVER.address);
-}
 
 /** Runs in an agent. */
 function blockForThreeSeconds() {

@@ -7,6 +7,8 @@
  * Like the real one's, its callbacks hold no event loop: they come from timers that are unreferenced.
  */
 
+const { readFileSync, writeFileSync } = require('node:fs');
+
 const { replaceNative } = require('../../lib/native.js');
 
 const KEYS = { publicKey: 'cHVibGlj', privateKey: 'cHJpdmF0ZQ==' };
@@ -44,6 +46,7 @@ class FakeEngine {
   state = 'disconnected';
   requests = [];
   undone = [];
+  released = false;
   #onAnswer;
   #onEvent;
   #answers;
@@ -74,6 +77,10 @@ class FakeEngine {
     return true;
   }
 
+  release() {
+    this.released = true;
+  }
+
   answer(id, success, body) {
     this.#onAnswer(id, success, JSON.stringify(body));
   }
@@ -102,8 +109,8 @@ class FakeEngine {
 function installFakeNative({
   answers = {},
   validate = () => null,
-  loads = () => ({ config: {} }),
-  saves = () => null,
+  loads = (path) => ({ config: JSON.parse(readFileSync(path, 'utf8')) }),
+  saves = writePrivately,
   refuse,
 } = {}) {
   const engines = [];
@@ -126,12 +133,17 @@ function installFakeNative({
     loadConfig: async (path) => JSON.stringify(loads(path)),
     async saveConfig(path, text) {
       saved.push({ path, config: JSON.parse(text) });
-      const fault = saves(path);
+      const fault = saves(path, text);
       return fault && JSON.stringify(fault);
     },
     version: () => '0.0.0-fake',
   });
   return { engines, validations, saved };
+}
+
+function writePrivately(path, text) {
+  writeFileSync(path, text, { mode: 0o600 });
+  return null;
 }
 
 function fails(code, message = code, details = {}) {

@@ -44,6 +44,14 @@ new VpnClient({ transport: 'stdio' });
 new VpnClient({ transport: { transport: 'socket' } });
 // @ts-expect-error -- an option of another transport
 new VpnServer({ transport: { transport: 'inprocess', socketPath: '/x' } });
+// @ts-expect-error -- a child has no socket
+new VpnClient({ transport: { transport: 'stdio', socketPath: '/x' } });
+// @ts-expect-error -- a socket has no executable
+new VpnServer({ transport: { transport: 'socket', socketPath: '/x', daemonPath: '/y' } });
+// @ts-expect-error -- a number of milliseconds
+new VpnClient({ transport: { transport: 'socket', socketPath: '/x', reconnectBaseDelayMs: '100' } });
+// @ts-expect-error -- no such transport
+new VpnClient({ transport: { transport: 'tcp' } });
 // @ts-expect-error -- a server's configuration is not a client's
 server.start(config);
 // @ts-expect-error -- the burst is not optional

@@ -3,6 +3,8 @@
 const { requireBoolean, requireInteger, requireOptions, requireString } = require('../arguments.js');
 const { VpnError } = require('../error.js');
 const { InProcessConnection } = require('./inprocess.js');
+const { SocketConnection } = require('./socket.js');
+const { StdioConnection } = require('./stdio.js');
 
 const DEFAULT_TRANSPORT = { transport: 'inprocess' };
 
@@ -36,23 +38,23 @@ function parseTransport(options) {
 }
 
 /**
- * Connects to an engine: makes one, spawns a daemon, or reaches a running one.
- *
- * A connection has `request(method, params)`, `end()` and `undo(timeoutMs)`, and tells `observer`
- * what happens. What the program calls does not depend on which it is.
+ * The way to an engine: one of its own in this process, a daemon to spawn, or one that runs.
  *
  * @param {ReturnType<typeof parseTransport>} options
  * @param {'client' | 'server'} mode
- * @param {import('./inprocess.js').ConnectionObserver} observer
- * @returns {Promise<InProcessConnection>}
+ * @param {import('./connection.js').ConnectionObserver} observer
+ * @returns {import('./connection.js').Connection} not opened yet
+ * @throws {VpnError} when what it needs is not on this machine
  */
-async function openConnection(options, mode, observer) {
-  if (options.transport === 'inprocess') return new InProcessConnection(mode, observer);
-  throw new VpnError(
-    'unsupported-method',
-    `The transport "${options.transport}" comes with a later version. ` +
-      'Leave the option out: the engine then runs in this process.',
-  );
+function makeConnection(options, mode, observer) {
+  switch (options.transport) {
+    case 'stdio':
+      return new StdioConnection(options, mode, observer);
+    case 'socket':
+      return new SocketConnection(options, mode, observer);
+    default:
+      return new InProcessConnection(mode, observer);
+  }
 }
 
 function knownOptions(options) {
@@ -68,4 +70,4 @@ function atLeast(least) {
   return (value, name) => requireInteger(value, name, least);
 }
 
-module.exports = { openConnection, parseTransport };
+module.exports = { makeConnection, parseTransport };

@@ -9,9 +9,8 @@ use serde_json::Value;
 
 use super::events::{ANSWERS, JsAnswers, JsEvents};
 use super::{body, invalid};
-use crate::engine::Task;
 use crate::error::{ErrorCode, VpnError};
-use crate::management::{Endpoint, error_body};
+use crate::management::Endpoint;
 use crate::report::Events;
 
 /// The longest that a collected object may keep the JavaScript thread while it undoes.
@@ -20,6 +19,11 @@ const DROP_UNDO: Duration = Duration::from_secs(2);
 /// A VPN client or server in this process.
 #[napi]
 pub struct NativeEngine {
+    /// `None` once released.
+    parts: Option<Parts>,
+}
+
+struct Parts {
     endpoint: Arc<Endpoint>,
     answers: Arc<JsAnswers>,
 }
@@ -40,29 +44,34 @@ impl NativeEngine {
         let events = Events::new(Arc::new(JsEvents::new(&on_event)?));
         let base = std::env::current_dir().unwrap_or_default();
         let endpoint = within_runtime_if_available(|| Endpoint::new(mode, events, base));
-        Ok(Self { endpoint: Arc::new(endpoint), answers })
+        Ok(Self { parts: Some(Parts { endpoint: Arc::new(endpoint), answers }) })
     }
 
     /// Calls a method of the management protocol; `params` is JSON text. Answered exactly once.
     #[napi(catch_unwind)]
     pub fn request(&self, id: u32, method: String, params: String) -> napi::Result<()> {
-        if !self.answers.expect() {
+        let Some(Parts { endpoint, answers }) = &self.parts else {
+            return Err(invalid(&"the engine has ended"));
+        };
+        if !answers.expect() {
             return Err(invalid(&format!(
                 "over {ANSWERS} calls wait for their answers; await some of them first"
             )));
         }
-        let (endpoint, answers) = (Arc::clone(&self.endpoint), Arc::clone(&self.answers));
+        let (endpoint, answers) = (Arc::clone(endpoint), Arc::clone(answers));
         let params: Result<Value, _> = serde_json::from_str(&params);
         spawn(async move {
-            let (success, body) = match params {
-                Ok(params) => call(endpoint, method, params).await,
+            let outcome = match params {
+                Ok(params) => endpoint.call(method, params).await,
                 Err(error) => {
-                    let error =
-                        VpnError::new(ErrorCode::InvalidArgument, format!("params are not JSON: {error}"));
-                    (false, body(&error))
+                    let message = format!("params are not JSON: {error}");
+                    Err(VpnError::new(ErrorCode::InvalidArgument, message))
                 }
             };
-            answers.send(id, success, body);
+            match outcome {
+                Ok(result) => answers.send(id, true, result.to_string()),
+                Err(error) => answers.send(id, false, body(&error)),
+            }
         });
         Ok(())
     }
@@ -71,28 +80,24 @@ impl NativeEngine {
     /// `timeoutMs`. For `process.on('exit')`; elsewhere the request `shutdown` does not block.
     #[napi(catch_unwind)]
     pub fn undo(&self, timeout_ms: u32) -> bool {
-        self.endpoint.shutdown_blocking(Duration::from_millis(timeout_ms.into()))
+        let timeout = Duration::from_millis(timeout_ms.into());
+        self.parts.as_ref().is_none_or(|parts| parts.endpoint.shutdown_blocking(timeout))
+    }
+
+    /// Lets go of the callbacks and of all memory, which would else wait for the garbage collector. For
+    /// engines that have been shut down.
+    #[napi(catch_unwind)]
+    pub fn release(&mut self) {
+        self.parts = None;
     }
 }
 
 impl Drop for NativeEngine {
     fn drop(&mut self) {
-        // The JavaScript side shuts engines down before it lets go of them; what is left are
-        // terminated workers.
-        self.endpoint.shutdown_blocking(DROP_UNDO);
-    }
-}
-
-/// One call; a panic inside it is an answer too.
-async fn call(endpoint: Arc<Endpoint>, method: String, params: Value) -> (bool, String) {
-    let mut task = Task::spawn("request", async move {
-        match endpoint.request(&method, params).await {
-            Ok(result) => (true, result.to_string()),
-            Err(error) => (false, error_body(&error).to_string()),
+        // The JavaScript side shuts engines down before it lets go of them; what is left are those of
+        // terminated workers, and idle ones that nobody stopped.
+        if let Some(Parts { endpoint, .. }) = &self.parts {
+            endpoint.shutdown_blocking(DROP_UNDO);
         }
-    });
-    task.join().await.unwrap_or_else(|panic| {
-        let message = format!("a fault of smartvpn ({panic}); please report this");
-        (false, body(&VpnError::new(ErrorCode::Internal, message)))
-    })
+    }
 }

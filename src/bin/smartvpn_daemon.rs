@@ -3,49 +3,65 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{ArgGroup, Parser};
-use smartvpn::config::load_from_file;
-use smartvpn::error::VpnError;
-use smartvpn::management::{Endpoint, Mode, error_body, generate_keypair};
-use smartvpn::report::{Event, EventSink, Events};
-use tokio::signal::unix::{SignalKind, signal};
+use smartvpn::control::{activated_socket, raise_open_files};
+use smartvpn::management::{Daemon, Management, Mode, error_body, generate_keypair};
+use smartvpn::report::TOLD;
+use tracing_subscriber::EnvFilter;
 
-/// Runs a VPN client or server from a configuration file.
+/// What is left to threads that wait for the system (a name that does not resolve) at the end.
+const THREADS: Duration = Duration::from_millis(100);
+
+/// Runs a VPN client or server, controlled over JSON lines or from a configuration file.
 #[derive(Parser)]
-#[command(name = "smartvpn_daemon", version, group = ArgGroup::new("what").required(true))]
+#[command(
+    name = "smartvpn_daemon",
+    version,
+    group = ArgGroup::new("what").required(true).multiple(true),
+    after_help = "Ends in good order on SIGTERM, SIGINT and SIGHUP: clients are told, the host is put back.\n\
+        Logs go to stderr; RUST_LOG sets what is logged, smartvpn=info unless given.\n\n\
+        Exit codes:\n  0  ended as asked: a signal, `shutdown`, the end of stdin\n  \
+        1  failed; stderr says why, and stdout too unless --management has it\n  2  wrong arguments"
+)]
 struct Arguments {
     /// Print a new key pair as JSON and end
-    #[arg(long, group = "what")]
+    #[arg(long, group = "what", exclusive = true)]
     generate_keypair: bool,
-    /// Run the VPN of this JSON file
+    /// Take requests from stdin and answer on stdout, as JSON lines; end when stdin ends
+    #[arg(long, group = "what", requires = "mode", conflicts_with = "management_socket")]
+    management: bool,
+    /// Take requests at this Unix socket, as JSON lines, from root and this user; live on when
+    /// controllers leave. A socket passed by the service manager (LISTEN_FDS) is used in its place
+    #[arg(long, group = "what", value_name = "PATH", requires = "mode")]
+    management_socket: Option<PathBuf>,
+    /// Admit the members of this group to the socket too
+    #[arg(long, value_name = "NAME", requires = "management_socket")]
+    management_group: Option<String>,
+    /// Run the VPN of this JSON file; end when it fails for good
     #[arg(long, group = "what", value_name = "FILE", requires = "mode")]
     config: Option<PathBuf>,
-    /// What the file configures: client or server
+    /// What to run: client or server
     #[arg(long, value_name = "client|server")]
     mode: Option<Mode>,
 }
 
-/// Events of a daemon without controllers: their text goes to the log where they are made.
-struct NoControllers;
-
-impl EventSink for NoControllers {
-    fn emit(&self, event: Event) {
-        tracing::debug!(name = event.name(), data = %event.data(), "event");
-    }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.generate_keypair {
-        return print_line(&generate_keypair().to_string());
-    }
-    // Both are there: the parser requires one of the group, and the mode with the file.
-    let (Some(path), Some(mode)) = (arguments.config, arguments.mode) else { return ExitCode::FAILURE };
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "smartvpn=info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Without a mode there is nothing to run: the parser requires it with all else.
+    let Some(mode) = arguments.mode else { return print_line(&generate_keypair().to_string()) };
+    start_log(arguments.management);
+    raise_open_files();
+    let speaks_on_stdout = arguments.management;
+    let management = match arguments.management_socket {
+        Some(path) => {
+            Management::Socket { path, group: arguments.management_group, activated: activated_socket() }
+        }
+        None if arguments.management => Management::Stdio,
+        None => Management::None,
+    };
+    let daemon = Daemon { mode, config: arguments.config, management };
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("smartvpn").build() {
             Ok(runtime) => runtime,
@@ -54,53 +70,28 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-    match runtime.block_on(run(path, mode)) {
+    let outcome = runtime.block_on(daemon.run());
+    runtime.shutdown_timeout(THREADS);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(code = %error.code, "{error}");
-            print_line(&serde_json::json!({ "error": error_body(&error) }).to_string());
+            if !speaks_on_stdout {
+                print_line(&serde_json::json!({ "error": error_body(&error) }).to_string());
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-/// Runs the VPN until SIGTERM, SIGINT or SIGHUP.
-async fn run(path: PathBuf, mode: Mode) -> Result<(), VpnError> {
-    let config = load_from_file(&path)?;
-    let base = std::env::current_dir().unwrap_or_default();
-    let endpoint = Endpoint::new(mode, Events::new(Arc::new(NoControllers)), base);
-    let stopped = stop_signal()?;
-    let outcome = tokio::select! {
-        outcome = endpoint.run_config(&config) => outcome,
-        () = stopped => {
-            endpoint.shutdown().await;
-            return Ok(());
-        }
-    };
-    if outcome.is_ok() {
-        stop_signal()?.await;
+/// Logs to stderr. With `told`, what controllers are told as an event is left out: the parent reads
+/// both.
+fn start_log(told: bool) {
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "smartvpn=info".into());
+    if told && let Ok(directive) = format!("{TOLD}=off").parse() {
+        filter = filter.add_directive(directive);
     }
-    endpoint.shutdown().await;
-    outcome
-}
-
-/// Resolves at the first signal that asks the daemon to end.
-fn stop_signal() -> Result<impl Future<Output = ()>, VpnError> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| {
-            VpnError::new(smartvpn::error::ErrorCode::Internal, "signals cannot be received").caused_by(error)
-        })
-    };
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    })
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
 fn print_line(line: &str) -> ExitCode {

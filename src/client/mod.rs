@@ -12,6 +12,7 @@
 mod attempt;
 mod failure;
 mod port;
+mod resolvers;
 mod shared;
 mod supervisor;
 mod tunnel;

@@ -88,7 +88,6 @@ impl Shared {
     pub(super) fn set_connected(&self, mut status: Status, mtu: MtuInfo) {
         self.update(|facts| {
             status.connected_since = Some(timestamp());
-            status.dns = Some(no_dns());
             facts.status = status;
             facts.mtu = Some(mtu);
             facts.since.get_or_insert_with(clock::now);

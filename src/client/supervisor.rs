@@ -19,6 +19,7 @@ use crate::codec::hello::Accepted;
 use crate::config::{ClientConfig, Reconnect};
 use crate::engine::{End, Link, Order};
 use crate::error::{ErrorCode, VpnError};
+use crate::network::repair;
 use crate::report::{Assigned, ConnectionState, LogLevel, Status};
 use crate::session::reconnect::Backoff;
 use crate::telemetry::Traffic;
@@ -198,6 +199,15 @@ struct Run {
 
 impl Run {
     async fn run(&mut self, inbox: &mut Inbox) -> Outcome {
+        // First of all: the resolvers that a killed process left lead nowhere, and the next thing to do
+        // is to ask for the server's name.
+        if let Some(state_dir) = self.config.state_dir.path() {
+            tokio::select! {
+                biased;
+                interrupt = inbox.interrupt() => return Outcome::Interrupted(interrupt),
+                _report = repair(state_dir) => {}
+            }
+        }
         loop {
             let failure = match Box::pin(self.connection(inbox)).await {
                 Ok(interrupt) => return Outcome::Interrupted(interrupt),
@@ -296,7 +306,8 @@ impl Run {
                     None => {
                         confirmed = Some(Instant::now());
                         tunnel.set_online(true);
-                        shared.set_connected(status(&hello, remote), mtu);
+                        let dns = Some(tunnel.dns());
+                        shared.set_connected(Status { dns, ..status(&hello, remote) }, mtu);
                         self.bad_requests = 0;
                         if let Some(reply) = self.reply.take() {
                             answer(reply, Ok(assigned(&hello)));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::port::{Downlink, Uplink};
+use super::resolvers::{Resolvers, Wanted};
 use super::shared::Shared;
 use crate::codec::hello::Accepted;
 use crate::config::ClientConfig;
@@ -15,7 +16,7 @@ use crate::error::VpnError;
 use crate::network::{HostChanges, Netlink};
 use crate::packet::Ingress;
 use crate::qos::{FlowHasher, PacketQueue};
-use crate::report::{LogLevel, MtuInfo};
+use crate::report::{Dns, LogLevel, MtuInfo};
 use crate::telemetry::{DropReason, Traffic};
 use crate::tunnel::{Tun, TunConfig};
 
@@ -36,6 +37,9 @@ pub(super) struct Tunnel {
     addresses: Addresses,
     routes: Vec<IpNet>,
     ipv6_blocked: bool,
+    /// The configuration's; the server's if it has none.
+    dns: Option<Vec<IpAddr>>,
+    resolvers: Resolvers,
 }
 
 /// What the server gave, as far as the interface bears it.
@@ -54,6 +58,11 @@ impl Addresses {
 
     fn has_v6(&self) -> bool {
         self.nets.iter().any(|(addr, _)| addr.is_ipv6())
+    }
+
+    /// The networks behind the interface. The hello's prefix lengths were checked when it was read.
+    fn networks(&self) -> Vec<IpNet> {
+        self.nets.iter().map(|(addr, prefix)| IpNet::new_assert(*addr, *prefix)).collect()
     }
 }
 
@@ -76,11 +85,21 @@ impl Tunnel {
             Uplink { queue: Arc::clone(&queue), traffic: Arc::clone(traffic), online: Arc::clone(&online) };
         let pump = Task::spawn("tun", pump(Arc::clone(&tun), config.mtu, uplink));
         let addresses = Addresses::of(hello);
-        let routes = config.routes.clone();
-        let mut tunnel =
-            Self { tun, pump, netlink, changes, queue, online, addresses, routes, ipv6_blocked: false };
+        let mut tunnel = Self {
+            tun,
+            pump,
+            netlink,
+            changes,
+            queue,
+            online,
+            addresses,
+            routes: config.routes.clone(),
+            ipv6_blocked: false,
+            dns: config.dns.clone(),
+            resolvers: Resolvers::default(),
+        };
         let installed = match tunnel.add_addresses() {
-            Ok(()) => tunnel.install_routes(remote, shared).await,
+            Ok(()) => tunnel.install(hello, remote, shared).await,
             Err(error) => Err(error),
         };
         match installed {
@@ -106,7 +125,20 @@ impl Tunnel {
             self.netlink.set_up(index, addresses.mtu)?;
             self.addresses = addresses;
         }
-        self.install_routes(remote, shared).await
+        self.install(hello, remote, shared).await
+    }
+
+    async fn install(
+        &mut self,
+        hello: &Accepted,
+        remote: IpAddr,
+        shared: &Arc<Shared>,
+    ) -> Result<(), VpnError> {
+        self.install_routes(remote, shared).await?;
+        // Last: until the routes are there, nothing would lead to them.
+        let dns = self.dns.as_ref().unwrap_or(&hello.dns);
+        let wanted = Wanted::of(dns, &self.addresses.networks(), remote.to_canonical());
+        self.resolvers.set(wanted, &mut self.changes, self.tun.index(), shared).await
     }
 
     fn add_addresses(&self) -> Result<(), VpnError> {
@@ -177,6 +209,11 @@ impl Tunnel {
     pub(super) fn set_online(&self, online: bool) {
         self.queue.discard(DropReason::Stale);
         self.online.store(online, Ordering::Relaxed);
+    }
+
+    /// The resolvers that the host has.
+    pub(super) fn dns(&self) -> Dns {
+        self.resolvers.report()
     }
 
     /// The MTU figures for a connection to `remote`.

@@ -234,9 +234,11 @@ pub(super) fn make_paths_absolute(config: &mut Map<String, Value>, base_dir: &Pa
     }
 }
 
-/// A path, taken from `base_dir` if it is relative.
+/// A path, taken from `base_dir` if it is relative. Control characters (a newline, a NUL) are somebody's
+/// mistake; all else may stand in a file's name.
 fn path(field: &Field<'_>, must: &str, base_dir: &Path) -> Result<PathBuf, VpnError> {
-    text(field, must, |path| !path.is_empty() && !path.contains('\0')).map(|path| base_dir.join(path))
+    text(field, must, |path| !path.is_empty() && !path.contains(char::is_control))
+        .map(|path| base_dir.join(path))
 }
 
 #[cfg(test)]

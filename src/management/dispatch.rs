@@ -1,6 +1,7 @@
 //! Method names to methods.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,6 +11,7 @@ use super::params;
 use crate::client::Client;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::crypto::keys::Keypair;
+use crate::engine::Task;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::Events;
 use crate::server::Server;
@@ -21,6 +23,16 @@ pub enum Mode {
     Client,
     /// A VPN server.
     Server,
+}
+
+impl Mode {
+    /// The string that options and messages have: `client` or `server`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// A client or a server that is spoken to by method names.
@@ -71,6 +83,18 @@ impl Endpoint {
             Engine::Client(client) => self.client_request(client, method, params).await,
             Engine::Server(server) => self.server_request(server, method, params).await,
         }
+    }
+
+    /// As [`Self::request`], in a task of its own: a panic inside is an error too.
+    ///
+    /// # Errors
+    /// As [`Self::request`], and `internal`.
+    pub async fn call(self: Arc<Self>, method: String, params: Value) -> Result<Value, VpnError> {
+        let mut task = Task::spawn("request", async move { self.request(&method, params).await });
+        task.join().await.unwrap_or_else(|panic| {
+            let message = format!("a fault of smartvpn ({panic}); please report this");
+            Err(VpnError::new(ErrorCode::Internal, message))
+        })
     }
 
     /// Makes the first connection of a daemon, which is retried until it succeeds.
@@ -159,8 +183,7 @@ fn unsupported(method: &str, mode: Mode) -> VpnError {
     let message = if mode == Mode::Server && later.contains(&method) {
         format!("{method} is not in this version yet; see the README's list of what comes later")
     } else {
-        let mode = if mode == Mode::Client { "client" } else { "server" };
-        format!("a VPN {mode} has no method {method:?}")
+        format!("a VPN {} has no method {method:?}", mode.as_str())
     };
     VpnError::new(ErrorCode::UnsupportedMethod, message)
 }

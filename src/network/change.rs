@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::nat;
 use super::netlink::{Netlink, Route};
+use super::resolvers::Resolvers;
 use super::sysctl::{Switch, Sysctls};
 
 /// One change to the host, with all that is needed to take it back.
@@ -20,6 +21,8 @@ pub(super) enum Change {
     Kept(Kept),
     /// An nftables table of our own.
     Table(Table),
+    /// The servers that the host's programs ask for names.
+    Resolvers(Resolvers),
 }
 
 /// A switch that was set.
@@ -59,12 +62,31 @@ impl Change {
             (Self::Switched(one), Self::Switched(two)) => one.switch == two.switch,
             (Self::Kept(one), Self::Kept(two)) => one.switch == two.switch,
             (Self::Table(one), Self::Table(two)) => one == two,
+            (Self::Resolvers(one), Self::Resolvers(two)) => one.is_about_the_same(two),
             _ => false,
         }
     }
 
-    /// Takes the change back, unless somebody has changed the same thing since.
-    pub(super) fn take_back(&self, sysctls: &Sysctls) -> io::Result<()> {
+    /// Whether it is still there after the host has started anew: all else the kernel forgets.
+    pub(super) fn outlasts_boot(&self) -> bool {
+        matches!(self, Self::Resolvers(Resolvers::File(_)))
+    }
+
+    /// Takes the change back, unless somebody has changed the same thing since, or one of our living
+    /// instances still needs it: `theirs` are those others' changes.
+    pub(super) fn take_back(&self, theirs: &[Self], sysctls: &Sysctls) -> io::Result<()> {
+        // Instances that rewrite the same file do so one over the other.
+        if let Self::Resolvers(resolvers) = self {
+            return resolvers.take_back(theirs);
+        }
+        if theirs.iter().any(|their| their.is_about_the_same(self)) {
+            tracing::debug!(change = ?self, "left to the other instance that uses it");
+            return Ok(());
+        }
+        self.take_back_alone(sysctls)
+    }
+
+    fn take_back_alone(&self, sysctls: &Sysctls) -> io::Result<()> {
         match self {
             Self::Route(route) => {
                 let netlink = Netlink::open().map_err(io::Error::other)?;
@@ -79,6 +101,7 @@ impl Change {
                 _ => Ok(()),
             },
             Self::Table(table) => nat::remove(&table.name),
+            Self::Resolvers(resolvers) => resolvers.take_back(&[]),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::error::NetworkError;
 use super::firewall::{self, Warning};
 use super::ledger::Ledger;
 use super::nat::Masquerade;
+use super::resolvers::ResolverMethod;
 use super::sysctl::Sysctls;
 
 /// Everything that one instance (a server or a client, named as its TUN) sets on the host outside
@@ -59,6 +60,38 @@ impl HostChanges {
     /// Routes more specific than a half of ::/0 still hold: the host's own links, and a pinned server.
     pub async fn block_ipv6(&mut self) -> Result<(), NetworkError> {
         self.step(Ledger::block_ipv6).await
+    }
+
+    /// Sends what goes to a resolver into the tunnel's interface, also where the networks that are
+    /// sent there leave it out. Returns whether that needed a route: link-local addresses and the
+    /// host's own never take one, and what has a route of this instance's already keeps it.
+    pub async fn route_resolver(&mut self, resolver: IpAddr, ifindex: u32) -> Result<bool, NetworkError> {
+        self.step(move |ledger| ledger.route_resolver(resolver, ifindex)).await
+    }
+
+    /// Takes back what [`route_resolver`](Self::route_resolver) set.
+    pub async fn unroute_resolver(&mut self, resolver: IpAddr, ifindex: u32) -> Result<(), NetworkError> {
+        self.step(move |ledger| ledger.unroute_resolver(resolver, ifindex)).await
+    }
+
+    /// Has the host's programs ask `servers` for names, in that order: by systemd-resolved where that
+    /// is in charge of `/etc/resolv.conf`, else by `resolvconf`, else by rewriting the file.
+    ///
+    /// Called again, it changes the servers in the same way; without servers it gives the host its own
+    /// back. Returns how it was done: none without servers, and none if somebody else has rewritten
+    /// the file since, which is then left to them.
+    pub async fn set_resolvers(
+        &mut self,
+        servers: Vec<IpAddr>,
+        ifindex: u32,
+    ) -> Result<Option<ResolverMethod>, NetworkError> {
+        self.step(move |ledger| {
+            if servers.is_empty() {
+                return ledger.unset_resolvers().map(|()| None);
+            }
+            ledger.set_resolvers(&servers, ifindex)
+        })
+        .await
     }
 
     /// Lets packets pass between the tunnel and every interface that has a route now.

@@ -1,11 +1,15 @@
 //! Other programs, run without a shell: a fixed search path, an argument vector, a time limit.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::fs::MemfdFlags;
 
 /// Where programs are looked for: a daemon's `PATH` may lack the administrator's directories, and
 /// nobody else's `PATH` is trusted.
@@ -26,28 +30,36 @@ pub(super) struct Output {
 pub(super) fn run(program: &str, arguments: &[&str], input: &[u8], limit: Duration) -> io::Result<Output> {
     let path = find(program)
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{program} is not installed")))?;
+    // Files in memory, not pipes: a service that the program starts may hold them open for ever.
+    let (mut stdin, mut stdout, mut stderr) = (memory()?, memory()?, memory()?);
+    stdin.write_all(input)?;
+    stdin.rewind()?;
     let mut child = Command::new(path)
         .args(arguments)
         .env_clear()
         .env("PATH", SEARCH.join(":"))
         .env("LC_ALL", "C")
         .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        // Ctrl-C is meant for the program, which then puts the host back, and needs this child for it.
+        .process_group(0)
+        .stdin(stdin)
+        .stdout(stdout.try_clone()?)
+        .stderr(stderr.try_clone()?)
         .spawn()?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    // All three pipes at once: a child that waits for one of them must not make us wait for another.
-    let (status, stdout, stderr) = thread::scope(|scope| {
-        let writer = scope.spawn(move || feed(stdin, input));
-        let reader = scope.spawn(move || drain(stdout));
-        let complaints = scope.spawn(move || drain(stderr));
-        let status = wait(&mut child, limit);
-        // What could not be fed shows in the exit status.
-        let _ = writer.join();
-        (status, reader.join().unwrap_or_default(), complaints.join().unwrap_or_default())
-    });
-    Ok(Output { status: status?, stdout, stderr: String::from_utf8_lossy(&stderr).trim().to_owned() })
+    let status = wait(&mut child, limit)?;
+    let (stdout, stderr) = (content(&mut stdout)?, content(&mut stderr)?);
+    Ok(Output { status, stdout, stderr: String::from_utf8_lossy(&stderr).trim().to_owned() })
+}
+
+fn memory() -> io::Result<File> {
+    Ok(rustix::fs::memfd_create("smartvpn", MemfdFlags::CLOEXEC)?.into())
+}
+
+fn content(file: &mut File) -> io::Result<Vec<u8>> {
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn find(program: &str) -> Option<PathBuf> {
@@ -56,20 +68,6 @@ fn find(program: &str) -> Option<PathBuf> {
 
 fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-}
-
-fn feed(stdin: Option<impl Write>, input: &[u8]) -> io::Result<()> {
-    // Dropping the pipe at the end is what tells the child that this was all.
-    stdin.map_or(Ok(()), |mut stdin| stdin.write_all(input))
-}
-
-fn drain(pipe: Option<impl Read>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Some(mut pipe) = pipe {
-        // What was read before an error is still worth showing.
-        let _ = pipe.read_to_end(&mut bytes);
-    }
-    bytes
 }
 
 #[expect(clippy::disallowed_methods, reason = "a child process is waited for in real time")]
@@ -109,12 +107,30 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "real time is what is tested")]
+    fn does_not_wait_for_what_the_program_leaves_running() {
+        let begun = Instant::now();
+        let output = run("sh", &["-c", "sleep 5 & echo started; echo so >&2"], b"", LONG).unwrap();
+        assert_eq!((&output.stdout[..], &output.stderr[..]), (&b"started\n"[..], "so"));
+        assert!(begun.elapsed() < Duration::from_secs(4));
+    }
+
+    #[test]
     fn tells_a_missing_program_from_a_failing_one() {
         let missing = run("smartvpn-no-such-program", &[], b"", LONG).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
         let failing = run("cat", &["/smartvpn-no-such-file"], b"", LONG).unwrap();
         assert!(!failing.status.success());
         assert!(failing.stderr.contains("/smartvpn-no-such-file"), "{}", failing.stderr);
+    }
+
+    #[test]
+    fn gives_a_child_a_process_group_of_its_own() {
+        let stat = run("cat", &["/proc/self/stat"], b"", LONG).unwrap().stdout;
+        let stat = String::from_utf8(stat).unwrap();
+        let fields: Vec<&str> = stat.split(' ').collect();
+        let (pid, group) = (fields[0], fields[4]);
+        assert_eq!(group, pid, "{stat}");
     }
 
     #[test]

@@ -77,6 +77,14 @@ pub enum NetworkError {
         /// The system's words.
         source: io::Error,
     },
+    /// The host's resolvers could not be set.
+    #[error("the host's resolvers could not be set: {what}; `dns: []` leaves them alone")]
+    Resolvers {
+        /// What failed, and what to do.
+        what: String,
+        /// The system's words.
+        source: io::Error,
+    },
     /// A living process holds the instance of this name.
     #[error("the tunnel {name} is in use by another process: choose another tunName or stop it")]
     InstanceInUse {
@@ -109,6 +117,7 @@ impl NetworkError {
             Self::Route { .. } | Self::RouteTaken { .. } => ErrorCode::RouteFailed,
             Self::SubnetConflict { .. } => ErrorCode::SubnetConflict,
             Self::NatUnavailable { .. } => ErrorCode::NatUnavailable,
+            Self::Resolvers { .. } => ErrorCode::DnsFailed,
             Self::Ended => ErrorCode::Aborted,
             Self::InstanceInUse { .. } => ErrorCode::TunNameInUse,
             Self::State { .. } => ErrorCode::FileError,

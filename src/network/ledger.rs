@@ -54,17 +54,20 @@ impl Ledger {
         instance: &str,
         sysctls: Sysctls,
     ) -> Result<Self, NetworkError> {
+        let mut changes = Vec::new();
         let place = match state_dir {
             Some(path) => {
                 let directory = StateDir::open(path)?;
                 let guard = directory.guard(SETUP_LIMIT)?;
                 repair_stale(&directory, &sysctls, &guard);
+                // Ours from now on: our own journal takes the place of that which says how to undo it.
+                changes = directory.left_by(instance);
                 let _claim = directory.claim(instance)?;
                 Some(Place { directory, _claim })
             }
             None => None,
         };
-        Ok(Self { instance: instance.to_owned(), sysctls, changes: Vec::new(), place })
+        Ok(Self { instance: instance.to_owned(), sysctls, changes, place })
     }
 
     /// Waits until no other instance is changing the host.
@@ -77,6 +80,11 @@ impl Ledger {
     /// The change about the same thing that is written down here already.
     pub(super) fn find(&self, change: &Change) -> Option<&Change> {
         self.changes.iter().find(|ours| ours.is_about_the_same(change))
+    }
+
+    /// Everything that is written down here, in the order in which it was made.
+    pub(super) fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.changes.iter()
     }
 
     /// Writes the change down and then makes it by `make`; makes it again if it is written down
@@ -111,6 +119,30 @@ impl Ledger {
                 Err(error)
             }
         }
+    }
+
+    /// Writes the change down in place of the one about the same thing, and then makes it by `make`.
+    /// Either can be taken back by what is written down.
+    pub(super) fn amend(
+        &mut self,
+        change: Change,
+        make: impl FnOnce() -> Result<(), NetworkError>,
+    ) -> Result<(), NetworkError> {
+        let before = self.changes.clone();
+        for ours in self.changes.iter_mut().filter(|ours| ours.is_about_the_same(&change)) {
+            ours.clone_from(&change);
+        }
+        self.write().inspect_err(|_| self.changes = before)?;
+        make()
+    }
+
+    /// Takes one change back before its time; keeps it written down if that fails.
+    pub(super) fn withdraw(&mut self, change: &Change) -> Result<(), NetworkError> {
+        let turn = self.turn()?;
+        if take_back(vec![change.clone()], &turn.theirs, &self.sysctls).is_empty() {
+            self.changes.retain(|ours| ours != change);
+        }
+        self.write()
     }
 
     /// Forgets a change that the host has lost without us.
@@ -167,14 +199,12 @@ impl Drop for Ledger {
     }
 }
 
-/// Takes changes back, the last one first, except what `theirs` still need. Returns what could not
+/// Takes changes back, the last one first, except what `theirs`, others' changes, still need. Returns what could not
 /// be, in its old order.
 pub(super) fn take_back(changes: Vec<Change>, theirs: &[Change], sysctls: &Sysctls) -> Vec<Change> {
     let mut left = Vec::new();
     for change in changes.into_iter().rev() {
-        if theirs.iter().any(|their| their.is_about_the_same(&change)) {
-            tracing::debug!(?change, "left to the other instance that uses it");
-        } else if let Err(error) = change.take_back(sysctls) {
+        if let Err(error) = change.take_back(theirs, sysctls) {
             tracing::warn!(?change, %error, "could not be undone; the next start tries again");
             left.push(change);
         }
@@ -474,7 +504,10 @@ mod tests {
         let kept = r#"{"kept":{"switch":{"family":"v6","interface":"lan0","key":"forwarding"},"value":"1"}}"#;
         let table = r#"{"table":{"name":"smartvpn-vpn0"}}"#;
         let switched = r#"{"switched":{"switch":{"family":"v4","interface":"eth0","key":"forwarding"},"old":"0","new":"1","umbrella":[{"family":"v4","interface":"all","key":"forwarding"},"0"]}}"#;
-        let lines = [route, refusing, kept, table, switched];
+        let resolved = r#"{"resolvers":{"resolved":{"name":"vpn0","ifindex":7}}}"#;
+        let resolvconf = r#"{"resolvers":{"resolvconf":{"name":"tun.vpn0","flavour":"openresolv"}}}"#;
+        let file = r#"{"resolvers":{"file":{"original":{"file":{"content":"IyBieSBoYW5kCg==","mode":420,"uid":0,"gid":0}},"written":["nameserver 10.8.0.1\n"]}}}"#;
+        let lines = [route, refusing, kept, table, switched, resolved, resolvconf, file];
         for line in lines {
             let change: Change = serde_json::from_str(line).unwrap();
             assert_eq!(serde_json::to_string(&change).unwrap(), line);

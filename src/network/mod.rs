@@ -1,4 +1,4 @@
-//! The host's network: addresses, routes, forwarding, NAT.
+//! The host's network: addresses, routes, forwarding, NAT, resolvers.
 //!
 //! [`Netlink`] asks the kernel and sets up our own TUN. Everything that is set elsewhere on the host
 //! goes through [`HostChanges`], which writes it into a journal first and takes it back at the end;
@@ -16,6 +16,7 @@ mod ledger;
 mod nat;
 mod netlink;
 mod repair;
+mod resolvers;
 mod state;
 mod steps;
 mod sysctl;
@@ -31,3 +32,4 @@ pub use error::NetworkError;
 pub use firewall::Warning;
 pub use netlink::{HostRoute, Netlink, Way};
 pub use repair::{RepairReport, repair};
+pub use resolvers::ResolverMethod;

@@ -22,7 +22,7 @@ pub struct RepairReport {
 }
 
 /// Undoes what killed processes left in this network namespace, as [`HostChanges::begin`] does by
-/// itself. Leftovers of an earlier boot are gone; what living processes use stays.
+/// itself. Of an earlier boot only a rewritten resolv.conf is left; what living processes use stays.
 ///
 /// [`HostChanges::begin`]: super::HostChanges::begin
 pub async fn repair(state_dir: &Path) -> RepairReport {
@@ -51,13 +51,14 @@ pub(super) fn repair_stale(directory: &StateDir, sysctls: &Sysctls, guard: &Guar
         return report;
     }
     let living: Vec<Change> = directory.living("").into_iter().flat_map(|journal| journal.changes).collect();
-    for journal in stale {
-        let instance = journal.instance;
-        let left = take_back(journal.changes, &living, sysctls);
-        if let Err(error) = directory.settle(&instance, &left, Some(guard)) {
+    for mut journal in stale {
+        let instance = journal.instance.clone();
+        let left = take_back(std::mem::take(&mut journal.changes), &living, sysctls);
+        let is_done = left.is_empty();
+        if let Err(error) = directory.settle_stale(journal, left, guard) {
             tracing::warn!(instance, %error, "the journal could not be brought up to date");
         }
-        if left.is_empty() {
+        if is_done {
             tracing::info!(instance, "undid what a killed process had left on the host");
             report.repaired.push(instance);
         } else {

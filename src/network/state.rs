@@ -40,8 +40,11 @@ pub(super) struct StateDir {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Journal {
     version: u32,
-    /// The boot in which the changes were made: after the next one there is nothing to undo.
+    /// The boot in which the changes were made: the next one undoes all but what is in files.
     boot: String,
+    /// The network namespace in which they were made; in the journal's name.
+    #[serde(skip)]
+    namespace: u64,
     pub(super) instance: String,
     /// In the order in which they were made.
     pub(super) changes: Vec<Change>,
@@ -111,21 +114,43 @@ impl StateDir {
 
     /// Writes an instance's journal, whole or not at all.
     pub(super) fn write(&self, instance: &str, changes: &[Change]) -> Result<(), NetworkError> {
-        let journal = Journal {
+        self.write_journal(&Journal {
             version: VERSION,
             boot: self.boot.clone(),
+            namespace: self.namespace,
             instance: instance.to_owned(),
             changes: changes.to_owned(),
-        };
-        let path = self.journal_path(instance);
-        self.replace(&path, &journal).map_err(|source| self.failed(&path, source))
+        })
+    }
+
+    fn write_journal(&self, journal: &Journal) -> Result<(), NetworkError> {
+        let path = self.journal_path(&journal.instance, journal.namespace);
+        self.replace(&path, journal).map_err(|source| self.failed(&path, source))
     }
 
     /// Removes an instance's journal, and under the guard the file of its lock too. Without it a
     /// process that waits for the lock would hold one that nobody else can see.
     pub(super) fn forget(&self, instance: &str, guard: Option<&Guard>) -> Result<(), NetworkError> {
-        let lock = guard.map(|_| self.lock_path(instance));
-        for path in [Some(self.journal_path(instance)), lock].into_iter().flatten() {
+        self.remove(instance, self.namespace, guard)
+    }
+
+    /// Leaves of the journal of a dead process only what could not be undone. Under the guard.
+    pub(super) fn settle_stale(
+        &self,
+        journal: Journal,
+        left: Vec<Change>,
+        guard: &Guard,
+    ) -> Result<(), NetworkError> {
+        if left.is_empty() {
+            return self.remove(&journal.instance, journal.namespace, Some(guard));
+        }
+        self.write_journal(&Journal { changes: left, ..journal })
+    }
+
+    fn remove(&self, instance: &str, namespace: u64, guard: Option<&Guard>) -> Result<(), NetworkError> {
+        let journal = self.journal_path(instance, namespace);
+        let lock = guard.map(|_| journal.with_extension("lock"));
+        for path in [Some(journal), lock].into_iter().flatten() {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(self.failed(&path, error));
@@ -138,17 +163,25 @@ impl StateDir {
 
     /// The journals of this namespace and boot whose instances live, but not `own`. Under the guard.
     pub(super) fn living(&self, own: &str) -> Vec<Journal> {
-        let living = |journal: &Journal| journal.instance != own && self.is_alive(&journal.instance);
+        let living = |journal: &Journal| journal.instance != own && self.is_living(journal);
         self.journals().into_iter().filter(living).collect()
     }
 
-    /// The journals of this namespace and boot whose processes are gone. Under the guard.
+    /// The journals of this namespace and boot whose processes are gone, and what those of earlier
+    /// boots have left in files. Under the guard.
     pub(super) fn stale(&self) -> Vec<Journal> {
-        self.journals().into_iter().filter(|journal| !self.is_alive(&journal.instance)).collect()
+        self.journals().into_iter().filter(|journal| !self.is_living(journal)).collect()
     }
 
-    /// The journals of this namespace and boot. Those of another boot are void, and removed whatever
-    /// namespace they are of: it is gone.
+    /// What could not be undone of what a dead process of this name has changed. Under the guard.
+    pub(super) fn left_by(&self, instance: &str) -> Vec<Change> {
+        let mut stale = self.stale().into_iter();
+        let left = stale.find(|left| left.instance == instance && left.namespace == self.namespace);
+        left.map_or_else(Vec::new, |journal| journal.changes)
+    }
+
+    /// The journals of this namespace and boot; of earlier boots, whatever namespace they are of, what
+    /// is in files. What else those say is void, as that namespace is gone.
     fn journals(&self) -> Vec<Journal> {
         let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
@@ -158,21 +191,33 @@ impl StateDir {
     fn read(&self, path: &Path) -> Option<Journal> {
         let (instance, namespace) = path.file_name()?.to_str()?.strip_suffix(".json")?.rsplit_once('@')?;
         let text = fs::read_to_string(path).ok()?;
-        let journal: Journal = match serde_json::from_str(&text) {
+        let mut journal: Journal = match serde_json::from_str(&text) {
             Ok(journal) => journal,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "a journal cannot be read and is passed over");
                 return None;
             }
         };
-        if journal.boot != self.boot {
+        if journal.version != VERSION || journal.instance != instance {
+            return None;
+        }
+        journal.namespace = namespace.parse().ok()?;
+        if journal.boot == self.boot {
+            return (journal.namespace == self.namespace).then_some(journal);
+        }
+        journal.changes.retain(Change::outlasts_boot);
+        if journal.changes.is_empty() {
             tracing::debug!(path = %path.display(), "a journal of an earlier boot is void");
             let _ = fs::remove_file(path);
             let _ = fs::remove_file(path.with_extension("lock"));
             return None;
         }
-        let is_here = namespace.parse() == Ok(self.namespace);
-        (is_here && journal.version == VERSION && journal.instance == instance).then_some(journal)
+        Some(journal)
+    }
+
+    /// Whether the process lives that wrote it. Under the guard.
+    fn is_living(&self, journal: &Journal) -> bool {
+        journal.boot == self.boot && self.is_alive(&journal.instance)
     }
 
     fn is_alive(&self, instance: &str) -> bool {
@@ -199,12 +244,12 @@ impl StateDir {
         File::open(&self.path)?.sync_all()
     }
 
-    fn journal_path(&self, instance: &str) -> PathBuf {
-        self.path.join(format!("{instance}@{}.json", self.namespace))
+    fn journal_path(&self, instance: &str, namespace: u64) -> PathBuf {
+        self.path.join(format!("{instance}@{namespace}.json"))
     }
 
     fn lock_path(&self, instance: &str) -> PathBuf {
-        self.path.join(format!("{instance}@{}.lock", self.namespace))
+        self.journal_path(instance, self.namespace).with_extension("lock")
     }
 
     fn failed(&self, path: &Path, source: io::Error) -> NetworkError {

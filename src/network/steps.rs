@@ -51,6 +51,36 @@ impl Ledger {
         })
     }
 
+    /// Sends what goes to `resolver` into the interface; whether that needed a route.
+    pub(super) fn route_resolver(&mut self, resolver: IpAddr, ifindex: u32) -> Result<bool, NetworkError> {
+        let netlink = Netlink::open()?;
+        let turn = self.turn()?;
+        let net = IpNet::from(resolver);
+        let leads_there = |change: &Change| matches!(change, Change::Route(route) if route.net() == net);
+        if is_always_direct(resolver) || self.changes().any(leads_there) {
+            return Ok(false);
+        }
+        let mut route = Route::into_interface(net, ifindex);
+        // Another tunnel may have the same resolver: until it is gone, the traffic goes there.
+        while turn.theirs.iter().any(|theirs| theirs.is_about_the_same(&Change::Route(route.clone()))) {
+            route.metric += 1;
+        }
+        self.apply(&turn, Change::Route(route.clone()), || add_route(&netlink, &route, |_| false))
+            .map_err(resolver_unrouted)?;
+        Ok(true)
+    }
+
+    /// Takes the route back that [`route_resolver`](Self::route_resolver) set.
+    pub(super) fn unroute_resolver(&mut self, resolver: IpAddr, ifindex: u32) -> Result<(), NetworkError> {
+        let net = IpNet::from(resolver);
+        let is_it = |change: &&Change| match change {
+            Change::Route(route) => route.net() == net && route.ifindex == Some(ifindex),
+            _ => false,
+        };
+        let found = self.changes().find(is_it).cloned();
+        found.map_or(Ok(()), |change| self.withdraw(&change))
+    }
+
     /// Refuses all IPv6 but to the host's own links and to what has a route of its own.
     pub(super) fn block_ipv6(&mut self) -> Result<(), NetworkError> {
         let netlink = Netlink::open()?;
@@ -185,6 +215,20 @@ fn add_route(
             |_, source| NetworkError::Route { destination, source },
         )),
     }
+}
+
+/// What a failure to set a route to a resolver means.
+fn resolver_unrouted(error: NetworkError) -> NetworkError {
+    let (what, source) = match error {
+        NetworkError::RouteTaken { destination } => {
+            (format!("another route to {destination} exists, remove it"), io::ErrorKind::AlreadyExists.into())
+        }
+        NetworkError::Route { destination, source } => {
+            (format!("the route to {destination}, into the tunnel, was refused"), source)
+        }
+        other => return other,
+    };
+    NetworkError::Resolvers { what, source }
 }
 
 /// Every interface that packets from the tunnel can leave by, and the tunnel.

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use crate::control::ControlError;
 use crate::error::{ErrorCode, VpnError};
 use crate::network::NetworkError;
 use crate::transport::{BindError, DialError, TlsConfigError};
@@ -18,7 +19,7 @@ macro_rules! reported {
     };
 }
 
-reported!(NetworkError, BindError, DialError, TlsConfigError, TunError);
+reported!(ControlError, NetworkError, BindError, DialError, TlsConfigError, TunError);
 
 fn reported(code: ErrorCode, error: &dyn Error) -> VpnError {
     let report = VpnError::new(code, error.to_string());

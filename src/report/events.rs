@@ -89,6 +89,10 @@ impl Event {
     }
 }
 
+/// The target under which the log has what is also told as an event: whoever passes both on to the same
+/// reader leaves it out.
+pub const TOLD: &str = "smartvpn::told";
+
 /// Takes events; must not block: the data plane calls it.
 pub trait EventSink: Send + Sync {
     /// One event, or a counted loss of it.
@@ -114,9 +118,9 @@ impl Events {
     pub fn log(&self, level: LogLevel, target: &'static str, message: impl Into<String>) {
         let message = message.into();
         match level {
-            LogLevel::Warn => tracing::warn!(part = target, "{message}"),
-            LogLevel::Info => tracing::info!(part = target, "{message}"),
-            LogLevel::Debug => tracing::debug!(part = target, "{message}"),
+            LogLevel::Warn => tracing::warn!(target: TOLD, part = target, "{message}"),
+            LogLevel::Info => tracing::info!(target: TOLD, part = target, "{message}"),
+            LogLevel::Debug => tracing::debug!(target: TOLD, part = target, "{message}"),
         }
         self.emit(Event::Log { level, target, message });
     }
@@ -124,14 +128,14 @@ impl Events {
     /// Reports a panic: the engine ended by a fault of its own.
     pub fn fail(&self, panic: &str) {
         let message = format!("a fault of smartvpn ended the engine ({panic}); please report this");
-        tracing::error!("{message}");
+        tracing::error!(target: TOLD, "{message}");
         self.emit(Event::Failed(VpnError::new(ErrorCode::Internal, message)));
     }
 
     /// Warns of a finding that an operator can mend.
     pub fn warn(&self, code: &'static str, message: impl Into<String>) {
         let message = message.into();
-        tracing::warn!(code, "{message}");
+        tracing::warn!(target: TOLD, code, "{message}");
         self.emit(Event::Warning { code, message });
     }
 }

@@ -5,7 +5,7 @@ mod errors;
 mod events;
 mod types;
 
-pub use events::{Event, EventSink, Events, LogLevel};
+pub use events::{Event, EventSink, Events, LogLevel, TOLD};
 pub use types::{
     Assigned, ClientInfo, ClientTelemetry, ConnectionState, DisconnectReason, Dns, DnsMethod, DropReport,
     MtuInfo, QualityReport, ServerStatistics, Statistics, Status, timestamp,

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::error::ErrorCode;
+use crate::network::ResolverMethod;
 use crate::telemetry::{DropsSnapshot, Quality, TrafficSnapshot};
 
 /// The present moment as ISO 8601 in UTC, to the millisecond.
@@ -47,8 +48,24 @@ pub enum ConnectionState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DnsMethod {
+    /// systemd-resolved was told, over D-Bus.
+    Resolved,
+    /// The program `resolvconf` was told.
+    Resolvconf,
+    /// `/etc/resolv.conf` was rewritten.
+    File,
     /// They were left alone.
     None,
+}
+
+impl From<ResolverMethod> for DnsMethod {
+    fn from(method: ResolverMethod) -> Self {
+        match method {
+            ResolverMethod::Resolved => Self::Resolved,
+            ResolverMethod::Resolvconf => Self::Resolvconf,
+            ResolverMethod::File => Self::File,
+        }
+    }
 }
 
 /// The resolvers in force and how they were set.

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';
 import { after, afterEach, before, beforeEach } from 'node:test';
 
+import platform from '../../../lib/platform.js';
 import { createAuthority } from '../../../scripts/certificates.mjs';
 import { Lab, STATE_DIR } from '../../../scripts/lab.mjs';
 import { differences } from '../../../scripts/lab-snapshot.mjs';
@@ -30,6 +31,16 @@ export function requires(...tools) {
   return Lab.unavailable() ?? missingTools(['nft', 'ping', ...tools]) ?? false;
 }
 
+/** For `skip`: why no daemon can be tried here, or `false`. */
+export function missingDaemon() {
+  try {
+    platform.findDaemon();
+    return false;
+  } catch (error) {
+    return error.message;
+  }
+}
+
 /** A static key pair of a server, in the API's form. */
 export function keypair() {
   const { x, d } = generateKeyPairSync('x25519').privateKey.export({ format: 'jwk' });
@@ -45,10 +56,10 @@ function toBase64(base64url) {
  * and every host must be as the test found it. Processes that a `before` hook started live on until
  * the end of the suite.
  *
- * @param {{ clients?: number }} [options]
+ * @param {{ clients?: number, transport?: string }} [options] `transport` is how the VPNs reach their engines
  */
-export function useSite(options) {
-  const fixture = new Fixture();
+export function useSite({ transport, ...options } = {}) {
+  const fixture = new Fixture(transport);
   before(() => fixture.open(options));
   beforeEach(() => fixture.begin());
   afterEach(() => fixture.end());
@@ -67,10 +78,15 @@ class Fixture {
   clients;
 
   #lab;
+  #transport;
   #agents = [];
   #older = [];
   #found;
   #first;
+
+  constructor(transport) {
+    this.#transport = transport;
+  }
 
   /** The first client host. */
   get client() {
@@ -79,7 +95,7 @@ class Fixture {
 
   /** Starts a Node process on a host. */
   async agent(host, options) {
-    const agent = await host.agent(options);
+    const agent = await host.agent({ transport: this.#transport, ...options });
     this.#agents.push(agent);
     return agent;
   }
