@@ -58,6 +58,15 @@ test('files are the addon’s, and fail as it says', async () => {
   assert.deepEqual(saved, [{ path: resolve('a.json'), config: { mtu: 1400 } }]);
 });
 
+test('a fault of the addon is internal', async () => {
+  installFakeNative({
+    loads: () => {
+      throw Object.assign(new Error('it panicked'), { code: 'GenericFailure' });
+    },
+  });
+  await assert.rejects(VpnConfig.loadFromFile('a.json'), { name: 'VpnError', code: 'internal' });
+});
+
 test('a path that is none is invalid-argument', async () => {
   installFakeNative();
   for (const path of [undefined, '', 7, {}, new URL('https://example.com/c.json')]) {

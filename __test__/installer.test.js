@@ -219,7 +219,9 @@ describe('the systemd unit', () => {
     const homes = (options) =>
       setting(VpnInstaller.generateSystemdUnit({ ...OPTIONS, ...options }), 'ProtectHome');
     assert.equal(homes({}), 'yes');
-    assert.equal(homes({ configPath: '/root/server.json' }), 'read-only');
+    for (const home of ['home/ann', 'root', 'run/user/1000']) {
+      assert.equal(homes({ configPath: `/${home}/server.json` }), 'read-only', home);
+    }
     assert.equal(homes({ binaryPath: '/home/ann/app/node_modules/x/bin/smartvpn_daemon' }), 'read-only');
     assert.equal(homes({ configPath: '/homestead/server.json' }), 'yes');
   });

@@ -4,7 +4,7 @@ const { resolve } = require('node:path');
 const { fileURLToPath } = require('node:url');
 
 const { copyConfig } = require('./arguments.js');
-const { VpnError, toVpnError } = require('./error.js');
+const { VpnError, fromException, toVpnError } = require('./error.js');
 const { loadNative } = require('./native.js');
 
 /** Checks, reads and writes configurations: in Rust, for all ways in alike. */
@@ -19,15 +19,24 @@ class VpnConfig {
 
   static async loadFromFile(path) {
     const file = toFilePath(path);
-    const { config, error } = JSON.parse(await loadNative().loadConfig(file));
+    const { config, error } = JSON.parse(await ask('loadConfig', file));
     if (error) throw toVpnError(error);
     return config;
   }
 
   static async saveToFile(path, config) {
     const text = JSON.stringify(copyConfig(config));
-    const fault = await loadNative().saveConfig(toFilePath(path), text);
+    const fault = await ask('saveConfig', toFilePath(path), text);
     if (fault !== null) throw toVpnError(JSON.parse(fault));
+  }
+}
+
+async function ask(method, ...args) {
+  const native = loadNative();
+  try {
+    return await native[method](...args);
+  } catch (error) {
+    throw fromException(error, 'The configuration file was neither read nor written');
   }
 }
 

@@ -51,4 +51,19 @@ function toSystemError(text) {
   return error;
 }
 
-module.exports = { VpnError, toVpnError };
+/**
+ * The error for what the addon has thrown, or rejected a promise with. Its own exceptions have `code` and
+ * `message`; a code of Node-API's is none of ours.
+ *
+ * @param {any} error
+ * @param {string} what has not been done
+ * @returns {VpnError}
+ */
+function fromException(error, what) {
+  if (error instanceof VpnError) return error;
+  const code = /^[a-z]+(-[a-z]+)*$/.test(error?.code) ? error.code : 'internal';
+  const message = code === 'internal' ? `${what}. Please report this.` : error.message;
+  return new VpnError(code, message, { path: error?.path, cause: error });
+}
+
+module.exports = { VpnError, fromException, toVpnError };

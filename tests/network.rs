@@ -12,28 +12,18 @@ mod namespace;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::future::Future;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use namespace::{Helper, attempt, has, ip_in, isolated, run, udp, udp_data};
+use namespace::{Helper, attempt, block_on, has, ip_in, isolated, run, udp, udp_data};
 use smartvpn::error::ErrorCode;
 use smartvpn::network::{HostChanges, Netlink, RepairReport, delete_conntrack, repair};
 use smartvpn::tunnel::{Tun, TunConfig};
 
 const SOON: Duration = Duration::from_secs(5);
 const ECHO_PORT: u16 = 7777;
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
-}
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

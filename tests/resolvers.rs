@@ -8,7 +8,6 @@
 mod namespace;
 
 use std::fs;
-use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -17,22 +16,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use namespace::{Helper, attempt, has, isolated, run};
+use namespace::{Helper, attempt, block_on, has, isolated, run};
 use smartvpn::error::ErrorCode;
 use smartvpn::network::{HostChanges, NetworkError, RepairReport, ResolverMethod, repair};
 use smartvpn::tunnel::{Tun, TunConfig};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const ORIGINAL: &str = "# by hand\nnameserver 192.0.2.1\nsearch corp.test\noptions edns0 trust-ad\n";
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
-}
 
 fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()

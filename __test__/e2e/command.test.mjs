@@ -1,9 +1,9 @@
 /** `npx smartvpn` as people use it: on hosts with real packets, on terminals and off them. */
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, it } from 'node:test';
 
+import { endAll, start } from './support/program.mjs';
 import { authority, clientConfig, PORT, requires, serverConfig, TUNNEL, useSite } from './support/site.mjs';
 import { SERVER, WEB } from '../../scripts/lab-site.mjs';
 import { eventually, reaches } from './support/traffic.mjs';
@@ -12,7 +12,7 @@ const BIN = fileURLToPath(new URL('../../bin/smartvpn.js', import.meta.url));
 
 describe('npx smartvpn', { skip: requires('script') }, () => {
   // Before the site's own hook, which looks for what was left behind.
-  afterEach(endAll);
+  afterEach(() => endAll());
   const site = useSite();
 
   it('goes from nothing to a tunnel by the commands that it prints', async () => {
@@ -329,44 +329,6 @@ async function write(host, config) {
 /** `smartvpn up` with a configuration. */
 async function up(host, config, ...args) {
   return start(host, smartvpn('up', await write(host, config), ...args));
-}
-
-/** What the current test has started. */
-const running = new Set();
-
-/** A test that failed half-way leaves nothing to the next one. */
-async function endAll() {
-  await Promise.all([...running].map(({ end }) => end('SIGTERM')));
-}
-
-function start(host, argv, options = {}) {
-  const child = host.spawn(argv, { stdio: ['pipe', 'pipe', 'pipe'], ...options });
-  let text = '';
-  let lines = '';
-  child.stdout.setEncoding('utf8').on('data', (more) => {
-    text += more;
-    lines += more;
-  });
-  child.stderr.setEncoding('utf8').on('data', (more) => (text += more));
-  const ended = once(child, 'close');
-  const started = {
-    child,
-    ended,
-    output: () => text,
-    /** What is whole of the JSON lines. */
-    json: () =>
-      lines
-        .split('\n')
-        .slice(0, -1)
-        .map((line) => JSON.parse(line)),
-    end: (signal) => {
-      child.kill(signal);
-      return ended;
-    },
-  };
-  running.add(started);
-  child.once('close', () => running.delete(started));
-  return started;
 }
 
 /** Runs a program on a terminal of its own. */

@@ -24,6 +24,7 @@ import { eventually } from './support/traffic.mjs';
 
 const LINE_LIMIT = 65_536;
 const CONTROLLERS = 1_000;
+const MOST_CONTROLLERS = 2_048;
 const NOBODY = 65_534;
 const FUZZED_LINES = 1_000_000;
 
@@ -100,13 +101,27 @@ describe('a daemon with a socket', { skip: notBuilt }, () => {
 
   it('turns away one controller too many, and lets it in later', async (t) => {
     const { socket } = await serving(t);
-    const many = await Promise.all(Array.from({ length: 2048 }, () => Controller.connect(socket)));
+    const many = [];
+    while (many.length < MOST_CONTROLLERS) {
+      const some = Array.from({ length: 64 }, () => Controller.connect(socket));
+      many.push(...(await Promise.all(some)));
+    }
     const surplus = createConnection(socket);
     const [chunk] = await once(surplus.setEncoding('utf8'), 'data');
     assert.equal(JSON.parse(chunk).error.code, 'control-unavailable');
     await once(surplus, 'close');
     await many[0].close();
     await eventually(async () => (await Controller.connect(socket)).close());
+  });
+
+  it('lets all controllers come at once, even when it is held up', async (t) => {
+    const { daemon, socket } = await serving(t);
+    const room = Number(readFileSync('/proc/sys/net/core/somaxconn', 'utf8'));
+    daemon.child.kill('SIGSTOP');
+    const crowd = Array.from({ length: Math.min(MOST_CONTROLLERS, room) }, () => Controller.connect(socket));
+    await sleep(200);
+    daemon.child.kill('SIGCONT');
+    await Promise.all(crowd);
   });
 
   it(`answers the others while ${FUZZED_LINES} lines are thrown at it`, async (t) => {

@@ -1,9 +1,9 @@
 /** The daemon as its service unit runs it, and the commands that speak to it. */
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, it } from 'node:test';
 
+import { endAll, start } from './support/program.mjs';
 import { clientConfig, requires, serverConfig, TUNNEL, useSite, WEB } from './support/site.mjs';
 import { eventually, reaches } from './support/traffic.mjs';
 
@@ -12,7 +12,7 @@ const NOTIFY_SOCKET = '/run/notify.sock';
 
 describe('the service', { skip: requires('socat') }, () => {
   // Before the site's own hook, which looks for what was left behind.
-  afterEach(endAll);
+  afterEach(() => endAll('SIGKILL'));
   const site = useSite();
 
   for (const [title, user] of [
@@ -142,13 +142,6 @@ describe('the service', { skip: requires('socat') }, () => {
   });
 });
 
-/** What the current test has started. */
-const running = new Set();
-
-async function endAll() {
-  await Promise.all([...running].map(({ end }) => end('SIGKILL')));
-}
-
 /**
  * Runs the daemon by the command line of its unit, with the capabilities, the folders and the
  * writable paths that systemd would give it, and a stand-in for systemd's socket.
@@ -217,29 +210,8 @@ async function service(host, mode, config, user) {
 
 /** Lets go of what systemd would have removed. */
 async function clean(host) {
-  await Promise.all([...running].map(({ end }) => end('SIGTERM')));
+  await endAll();
   await host.sh(`rm -rf ${NOTIFY_SOCKET} /run/smartvpn /etc/smartvpn-*.json`);
-}
-
-function start(host, argv, options = {}) {
-  const child = host.spawn(argv, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
-  let text = '';
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (more) => (text += more));
-  }
-  const ended = once(child, 'close');
-  const started = {
-    child,
-    ended,
-    output: () => text,
-    end: (signal) => {
-      child.kill(signal);
-      return ended;
-    },
-  };
-  running.add(started);
-  child.once('close', () => running.delete(started));
-  return started;
 }
 
 function smartvpn(host, ...args) {

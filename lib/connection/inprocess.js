@@ -1,6 +1,6 @@
 'use strict';
 
-const { VpnError, toVpnError } = require('../error.js');
+const { VpnError, fromException, toVpnError } = require('../error.js');
 const { loadNative } = require('../native.js');
 const { WeakLink } = require('../weak-link.js');
 const {
@@ -106,14 +106,6 @@ class InProcessConnection extends Connection {
     this.#link.cut();
     this[kFinish](end);
   }
-}
-
-/** The addon's own exceptions have `code` and `message`; a code of Node-API's is none of ours. */
-function fromException(error, what) {
-  if (error instanceof VpnError) return error;
-  const code = /^[a-z]+(-[a-z]+)*$/.test(error?.code) ? error.code : 'internal';
-  const message = code === 'internal' ? `${what}. Please report this.` : error.message;
-  return new VpnError(code, message, { path: error?.path, cause: error });
 }
 
 module.exports = { InProcessConnection };

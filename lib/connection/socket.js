@@ -211,6 +211,7 @@ class SocketConnection extends Connection {
       ECONNREFUSED: `has ended: nobody listens. \`${command}\` starts it`,
       EACCES:
         'may not be reached by this user: only root, the user it runs as, and its --management-group may',
+      EAGAIN: 'is busy: too many connections wait to be taken. Try again in a moment',
       ECONNRESET: atOnce,
       EPIPE: atOnce,
     };

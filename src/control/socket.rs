@@ -19,8 +19,10 @@ use super::folder;
 use super::lock::PathLock;
 use super::peer::Admission;
 
-/// Connections that may wait for `accept`. It is called at once, so they are few.
-const BACKLOG: i32 = 1024;
+/// Connections that may wait for `accept`, where `net.core.somaxconn` allows: twice what the daemon
+/// admits, so that all its controllers can come at once after a restart, and a surplus one hears why
+/// it is turned away. Beyond it the kernel refuses with `EAGAIN`.
+const BACKLOG: i32 = 4096;
 
 /// A listening management socket. Its file goes with it, unless another one has taken its place or
 /// the service manager owns it.

@@ -216,3 +216,13 @@ fn itself(test: &str) -> Command {
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
     command
 }
+
+/// Runs a future to its end on threads of its own, which share this thread's namespaces.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime starts")
+        .block_on(future)
+}
