@@ -27,9 +27,12 @@ const FLOOR: u64 = 4 * 1460;
 /// The share by which the limit rises each round trip while the queue is empty.
 const RISE: f64 = 1.25;
 
-/// How long the best delivery rate is remembered, in round trips, and at least
-/// [`RATE_MEMORY_MIN`]: BBR's ten, so that a moment's stall does not count as the path's rate. (What
-/// an idle application sends does not either: the rate is looked at only when there is a queue.)
+/// How long is counted what arrives, for one value of the rate: less would take the bursts in which
+/// acknowledgements come for the rate.
+const RATE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long the best rate is remembered, in round trips, and at least [`RATE_MEMORY_MIN`]: BBR's ten,
+/// so that a moment's stall does not count as the path's rate.
 const RATE_MEMORY_ROUNDS: u32 = 10;
 const RATE_MEMORY_MIN: Duration = Duration::from_millis(200);
 
@@ -47,8 +50,8 @@ pub struct PathSample {
     pub rtt: Duration,
     /// The shortest round-trip time of the last minutes: the path without queues.
     pub min_rtt: Duration,
-    /// What the path delivered lately, in bytes per second.
-    pub delivery_rate: u64,
+    /// What the peer has acknowledged since the connection began, in bytes.
+    pub delivered: u64,
     /// Sent and not acknowledged, in bytes.
     pub in_flight: u64,
     /// Written and not sent, in bytes.
@@ -70,7 +73,7 @@ enum Mode {
 #[derive(Debug)]
 pub struct DelayLimit {
     mode: Mode,
-    rates: MaxRate,
+    rate: DeliveryRate,
     /// The end of the round trip in which the limit rose last.
     risen_until: Option<Instant>,
     next_free: Duration,
@@ -78,7 +81,12 @@ pub struct DelayLimit {
 
 impl Default for DelayLimit {
     fn default() -> Self {
-        Self { mode: Mode::Unlimited, rates: MaxRate::default(), risen_until: None, next_free: FREE_FIRST }
+        Self {
+            mode: Mode::Unlimited,
+            rate: DeliveryRate::default(),
+            risen_until: None,
+            next_free: FREE_FIRST,
+        }
     }
 }
 
@@ -89,9 +97,8 @@ impl DelayLimit {
         if path.min_rtt.is_zero() || path.rtt.is_zero() {
             return None;
         }
-        let memory = RATE_MEMORY_MIN.max(path.rtt * RATE_MEMORY_ROUNDS);
-        let rate = self.rates.observe(now, path.delivery_rate, memory);
         let queue = path.rtt.saturating_sub(path.min_rtt);
+        let rate = self.rate.observe(now, path, queue >= EMPTY);
         self.mode = match self.mode {
             Mode::Unlimited if queue > TARGET => limited(now, carried(rate, path.min_rtt)),
             Mode::Free { until } if now >= until => limited(now, carried(rate, path.min_rtt)),
@@ -104,6 +111,11 @@ impl DelayLimit {
             }
             Mode::Unlimited | Mode::Free { .. } => None,
         }
+    }
+
+    /// What the path carries, as far as that was seen: bytes per second.
+    pub const fn rate(&self) -> u64 {
+        self.rate.best()
     }
 
     fn adjust(
@@ -147,7 +159,46 @@ fn carried(rate: u64, min_rtt: Duration) -> f64 {
     (rate as f64 * (min_rtt + TARGET / 2).as_secs_f64()).max(FLOOR as f64)
 }
 
-/// The best of the latest delivery rates: a windowed maximum of two halves.
+/// The rate at which the path delivers while it has a queue. Without one it delivers what it is given,
+/// which says nothing of what it could; that is why the kernel's own figure, which does not know of this
+/// limit, is of no use here.
+#[derive(Debug, Default)]
+struct DeliveryRate {
+    /// Since when, and since what count, deliveries are counted.
+    counted: Option<(Instant, u64)>,
+    latest: MaxRate,
+}
+
+impl DeliveryRate {
+    fn observe(&mut self, now: Instant, path: &PathSample, is_busy: bool) -> u64 {
+        let Some((since, count)) = self.counted.filter(|_| is_busy) else {
+            self.counted = Some((now, path.delivered));
+            return self.or_guessed(path);
+        };
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed >= RATE_INTERVAL {
+            let delivered = path.delivered.saturating_sub(count);
+            let memory = RATE_MEMORY_MIN.max(path.rtt * RATE_MEMORY_ROUNDS);
+            self.latest.observe(now, (delivered as f64 / elapsed.as_secs_f64()) as u64, memory);
+            self.counted = Some((now, path.delivered));
+        }
+        self.or_guessed(path)
+    }
+
+    const fn best(&self) -> u64 {
+        self.latest.best()
+    }
+
+    /// Before there is a measurement: what is under way takes a round trip to arrive.
+    fn or_guessed(&self, path: &PathSample) -> u64 {
+        match self.best() {
+            0 => (path.in_flight as f64 / path.rtt.as_secs_f64()) as u64,
+            rate => rate,
+        }
+    }
+}
+
+/// The best of the latest rates: a windowed maximum of two halves.
 #[derive(Debug, Default)]
 struct MaxRate {
     older: u64,
@@ -156,14 +207,17 @@ struct MaxRate {
 }
 
 impl MaxRate {
-    fn observe(&mut self, now: Instant, rate: u64, memory: Duration) -> u64 {
+    fn observe(&mut self, now: Instant, rate: u64, memory: Duration) {
         let turned = *self.turned.get_or_insert(now);
         if now.saturating_duration_since(turned) > memory / 2 {
             self.older = std::mem::take(&mut self.newer);
             self.turned = Some(now);
         }
         self.newer = self.newer.max(rate);
-        self.older.max(self.newer)
+    }
+
+    const fn best(&self) -> u64 {
+        if self.older > self.newer { self.older } else { self.newer }
     }
 }
 
@@ -193,7 +247,7 @@ mod tests {
         acks: VecDeque<(Instant, f64, Instant)>,
         in_flight: f64,
         srtt: Duration,
-        delivered: VecDeque<(Instant, f64)>,
+        delivered: f64,
     }
 
     struct Outcome {
@@ -215,7 +269,7 @@ mod tests {
                 acks: VecDeque::new(),
                 in_flight: 0.0,
                 srtt: Duration::from_millis(rtt_ms),
-                delivered: VecDeque::new(),
+                delivered: 0.0,
             }
         }
 
@@ -254,21 +308,17 @@ mod tests {
             {
                 self.acks.pop_front();
                 self.in_flight -= bytes;
-                self.delivered.push_back((now, bytes));
+                self.delivered += bytes;
                 let rtt = at - sent;
                 self.srtt = self.srtt * 7 / 8 + rtt / 8;
-            }
-            while self.delivered.front().is_some_and(|(at, _)| *at + self.srtt < now) {
-                self.delivered.pop_front();
             }
         }
 
         fn sample(&self) -> PathSample {
-            let delivered: f64 = self.delivered.iter().map(|(_, bytes)| bytes).sum();
             PathSample {
                 rtt: self.srtt,
                 min_rtt: self.rtt,
-                delivery_rate: (delivered / self.srtt.as_secs_f64()) as u64,
+                delivered: self.delivered as u64,
                 in_flight: self.in_flight as u64,
                 not_sent: 0,
             }
@@ -337,12 +387,32 @@ mod tests {
     }
 
     #[test]
+    fn what_arrives_without_a_queue_is_not_the_rate() {
+        let mut rate = DeliveryRate::default();
+        let start = some_instant();
+        let at = |ms: u64, delivered: u64| {
+            let rtt = Duration::from_millis(10);
+            let path = PathSample { rtt, min_rtt: rtt, delivered, in_flight: 0, not_sent: 0 };
+            (start + Duration::from_millis(ms), path)
+        };
+        // A burst that a token bucket in the path let through at once.
+        for (ms, delivered) in [(0, 0), (30, 3_000_000), (60, 6_000_000)] {
+            let (now, path) = at(ms, delivered);
+            assert_eq!(rate.observe(now, &path, false), 0);
+        }
+        for (ms, delivered) in [(90, 6_060_000), (120, 6_120_000)] {
+            let (now, path) = at(ms, delivered);
+            assert_eq!(rate.observe(now, &path, true), 2_000_000);
+        }
+    }
+
+    #[test]
     fn nonsense_is_no_limit() {
         let now = some_instant();
         let zero = PathSample {
             rtt: Duration::ZERO,
             min_rtt: Duration::ZERO,
-            delivery_rate: 0,
+            delivered: 0,
             in_flight: 0,
             not_sent: 0,
         };

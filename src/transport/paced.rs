@@ -91,7 +91,7 @@ impl PacedTcp {
         let Ok(TcpInfo { path, .. }) = TcpInfo::read(&self.tcp) else { return };
         self.allowance = self.limit.observe(now.into_std(), &path);
         let unsent = match self.allowance {
-            Some(_) => unsent_limit(path.delivery_rate),
+            Some(_) => unsent_limit(self.limit.rate()),
             None => NOTSENT_LOWAT_MAX,
         };
         if self.quantum.0.swap(unsent, Ordering::Relaxed) != unsent {
@@ -226,7 +226,7 @@ mod tests {
                 paced.write_all(&[7; 65_536]).await.unwrap();
             }
             let path = TcpInfo::read(&paced.tcp).unwrap().path;
-            assert!(path.rtt >= path.min_rtt && path.delivery_rate > 0, "{path:?}");
+            assert!(path.rtt >= path.min_rtt && path.delivered > 0, "{path:?}");
         };
         assert_eq!(tokio::join!(read, write).0, 512 * 65_536);
     }

@@ -12,9 +12,9 @@ use crate::qos::PathSample;
 /// In the options: both ends send timestamps.
 const OPTION_TIMESTAMPS: u8 = 1;
 
-/// An older kernel answers with less than this, and then of the path nothing is known. (Linux 4.9 has
+/// An older kernel answers with less than this, and then of the path nothing is known. (Linux 4.6 has
 /// all of it.)
-const COMPLETE: usize = offset_of!(libc::tcp_info, tcpi_delivery_rate) + size_of::<u64>();
+const COMPLETE: usize = offset_of!(libc::tcp_info, tcpi_min_rtt) + size_of::<u32>();
 
 /// A connection's figures at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ impl TcpInfo {
             path: PathSample {
                 rtt: Duration::from_micros(info.tcpi_rtt.into()),
                 min_rtt: Duration::from_micros(info.tcpi_min_rtt.into()),
-                delivery_rate: info.tcpi_delivery_rate,
+                delivered: info.tcpi_bytes_acked,
                 in_flight: u64::from(in_flight) * u64::from(info.tcpi_snd_mss),
                 not_sent: info.tcpi_notsent_bytes.into(),
             },

@@ -143,13 +143,8 @@ mod tests {
     use crate::qos::PathSample;
 
     const FULL: TcpInfo = TcpInfo { timestamps: true, send_mss: 1448, path: PATH };
-    const PATH: PathSample = PathSample {
-        rtt: Duration::ZERO,
-        min_rtt: Duration::ZERO,
-        delivery_rate: 0,
-        in_flight: 0,
-        not_sent: 0,
-    };
+    const PATH: PathSample =
+        PathSample { rtt: Duration::ZERO, min_rtt: Duration::ZERO, delivered: 0, in_flight: 0, not_sent: 0 };
 
     #[test]
     fn counts_every_header_of_a_message() {
