@@ -36,12 +36,17 @@ const RATE_INTERVAL: Duration = Duration::from_millis(20);
 const RATE_MEMORY_ROUNDS: u32 = 10;
 const RATE_MEMORY_MIN: Duration = Duration::from_millis(200);
 
-/// A queue that has not been emptied for this long, though this connection held back, is others'.
-const YIELD_AFTER: Duration = Duration::from_millis(1500);
+/// A queue that stays this long, in round trips and at least in time, makes the connection hold back to
+/// [`FLOOR`]; one that stays as long again is others'. It takes a round trip until a change arrives, and
+/// a few acknowledgements until the smoothed round-trip time shows it.
+const PATIENCE_ROUNDS: u32 = 2;
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
-/// How long the limit then stands aside: first, and at most (it doubles in between).
-const FREE_FIRST: Duration = Duration::from_secs(5);
-const FREE_MAX: Duration = Duration::from_secs(40);
+/// How long the limit then stands aside: first, and at most (it doubles in between). What the others
+/// leave is used that long without regard to the delay, and the look whether they are still there costs
+/// some of this connection's share each time.
+const FREE_FIRST: Duration = Duration::from_secs(4);
+const FREE_MAX: Duration = Duration::from_secs(16);
 
 /// What the connection's sender knows at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +123,11 @@ impl DelayLimit {
         self.rate.best()
     }
 
+    /// Whether others fill the path's queue, and the congestion control is to compete with them.
+    pub const fn competes(&self) -> bool {
+        matches!(self.mode, Mode::Free { .. })
+    }
+
     fn adjust(
         &mut self,
         now: Instant,
@@ -128,13 +138,15 @@ impl DelayLimit {
     ) -> Mode {
         let queue = path.rtt.saturating_sub(path.min_rtt);
         if queue > TARGET {
-            if now.saturating_duration_since(last_empty) > YIELD_AFTER {
+            let patience = PATIENCE_MIN.max(path.rtt * PATIENCE_ROUNDS);
+            let lasts = now.saturating_duration_since(last_empty);
+            if lasts > patience * 2 {
                 let free = self.next_free;
                 self.next_free = (free * 2).min(FREE_MAX);
                 return Mode::Free { until: now + free };
             }
-            let bytes = bytes.min(carried(rate, path.min_rtt));
-            return Mode::Limited { bytes, last_empty };
+            let most = if lasts > patience { FLOOR as f64 } else { carried(rate, path.min_rtt) };
+            return Mode::Limited { bytes: bytes.min(most), last_empty };
         }
         // The queue obeys.
         self.next_free = FREE_FIRST;

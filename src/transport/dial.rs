@@ -126,11 +126,12 @@ async fn establish(
     let lost = |phase| move |error| DialError::of_stream(server, phase, error);
 
     let local = tcp.local_addr().map_err(lost(DialPhase::Connect))?;
+    let tcp = PacedTcp::new(tcp, options.congestion);
     let mut stream = if endpoint.tls {
         let handshake = timeout_at(deadline, secure(endpoint, options, tcp, server)).await;
         handshake.map_err(|_| timed_out(DialPhase::Tls))??
     } else {
-        Stream::Plain(PacedTcp::new(tcp))
+        Stream::Plain(tcp)
     };
     let request = request_upgrade(endpoint, &mut stream, server);
     let head = timeout_at(deadline, request).await.map_err(|_| timed_out(DialPhase::Upgrade))??;
@@ -140,7 +141,7 @@ async fn establish(
 async fn secure(
     endpoint: &Endpoint,
     options: &DialOptions,
-    tcp: TcpStream,
+    tcp: PacedTcp,
     server: &str,
 ) -> Result<Stream, DialError> {
     let of_tls = |error| DialError::of_stream(server, DialPhase::Tls, error);

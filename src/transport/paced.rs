@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use super::socket::{self, NOTSENT_LOWAT_MAX, NOTSENT_LOWAT_MIN};
+use super::socket::{self, CongestionControl, NOTSENT_LOWAT_MAX, NOTSENT_LOWAT_MIN};
 use super::tcp_info::TcpInfo;
 use crate::qos::DelayLimit;
 
@@ -34,7 +34,10 @@ const UNSENT: Duration = Duration::from_micros(2500);
 #[derive(Debug)]
 pub struct PacedTcp {
     tcp: TcpStream,
+    congestion: CongestionControl,
     limit: DelayLimit,
+    /// Whether the congestion control is the one for a queue that others fill.
+    competes: bool,
     /// What may be written before the next look; `None` is no limit.
     allowance: Option<u64>,
     looked: Option<Instant>,
@@ -63,10 +66,12 @@ impl Quantum {
 
 impl PacedTcp {
     /// Takes a connected stream, as [`socket::configure`] left it.
-    pub(super) fn new(tcp: TcpStream) -> Self {
+    pub(super) fn new(tcp: TcpStream, congestion: CongestionControl) -> Self {
         Self {
             tcp,
+            congestion,
             limit: DelayLimit::default(),
+            competes: false,
             allowance: None,
             looked: None,
             pause: None,
@@ -90,6 +95,14 @@ impl PacedTcp {
         // What the kernel does not tell cannot be held to.
         let Ok(TcpInfo { path, .. }) = TcpInfo::read(&self.tcp) else { return };
         self.allowance = self.limit.observe(now.into_std(), &path);
+        let competes = self.limit.competes();
+        if competes != self.competes {
+            self.competes = competes;
+            tracing::debug!(competes, "others fill the path's queue, or do so no more");
+            if self.congestion == CongestionControl::Auto {
+                socket::set_competing(&self.tcp, competes);
+            }
+        }
         let unsent = match self.allowance {
             Some(_) => unsent_limit(self.limit.rate()),
             None => NOTSENT_LOWAT_MAX,
@@ -221,7 +234,7 @@ mod tests {
             total
         };
         let write = async move {
-            let mut paced = PacedTcp::new(connected);
+            let mut paced = PacedTcp::new(connected, CongestionControl::System);
             for _ in 0..512 {
                 paced.write_all(&[7; 65_536]).await.unwrap();
             }

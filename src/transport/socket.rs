@@ -17,6 +17,11 @@ pub(super) const NOTSENT_LOWAT_MAX: u32 = 128 * 1024;
 /// The least of it: one TLS record.
 pub(super) const NOTSENT_LOWAT_MIN: u32 = 16 * 1024;
 
+#[cfg(target_os = "linux")]
+const BBR: &[u8] = b"bbr";
+#[cfg(target_os = "linux")]
+const CUBIC: &[u8] = b"cubic";
+
 /// When unacknowledged data makes the kernel give the connection up. The session's keepalives notice a
 /// dead peer earlier; this is the backstop for a connection that has no session (yet, or any more).
 const USER_TIMEOUT: Duration = Duration::from_secs(120);
@@ -30,7 +35,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CongestionControl {
     /// BBR where the kernel allows it: it keeps the queue in the bottleneck short, so that a bulk
-    /// transfer leaves room for the rest. The system's choice elsewhere.
+    /// transfer leaves room for the rest. CUBIC while others fill that queue, as BBR would get next to
+    /// nothing beside them. The system's choice elsewhere.
     #[default]
     Auto,
     /// What the system has chosen.
@@ -54,11 +60,25 @@ pub(super) fn configure(socket: &impl AsFd, congestion: CongestionControl) {
         note("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_MAX));
         note("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
         if congestion == CongestionControl::Auto {
-            note("TCP_CONGESTION", socket.set_tcp_congestion(b"bbr"));
+            note("TCP_CONGESTION", socket.set_tcp_congestion(BBR));
         }
     }
     #[cfg(not(target_os = "linux"))]
     let _ = congestion;
+}
+
+/// Chooses between the two of [`CongestionControl::Auto`]: the one that gets its share of a queue that
+/// others fill, or the one that keeps the queue short.
+pub(super) fn set_competing(socket: &impl AsFd, competing: bool) {
+    #[cfg(target_os = "linux")]
+    {
+        let name = if competing { CUBIC } else { BBR };
+        if let Err(error) = SockRef::from(socket).set_tcp_congestion(name) {
+            tracing::debug!(option = "TCP_CONGESTION", %error, "socket option not set");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, competing);
 }
 
 /// Sets how much of what was written may wait unsent in the kernel, in bytes.

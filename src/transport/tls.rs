@@ -12,7 +12,6 @@ use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_platform_verifier::BuilderVerifierExt;
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Stream;
@@ -54,11 +53,9 @@ impl ServerTls {
         Ok(Self(Arc::new(config)))
     }
 
-    pub(super) async fn accept(&self, tcp: TcpStream) -> io::Result<Stream> {
+    pub(super) async fn accept(&self, tcp: PacedTcp) -> io::Result<Stream> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.0));
-        let stream = acceptor
-            .accept_with(PacedTcp::new(tcp), |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT)))
-            .await?;
+        let stream = acceptor.accept_with(tcp, |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT))).await?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
 }
@@ -100,11 +97,10 @@ impl ClientTls {
         Self(Arc::new(config))
     }
 
-    pub(super) async fn connect(&self, tcp: TcpStream, server: ServerName<'static>) -> io::Result<Stream> {
+    pub(super) async fn connect(&self, tcp: PacedTcp, server: ServerName<'static>) -> io::Result<Stream> {
         let connector = TlsConnector::from(Arc::clone(&self.0));
-        let stream = connector
-            .connect_with(server, PacedTcp::new(tcp), |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT)))
-            .await?;
+        let stream =
+            connector.connect_with(server, tcp, |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT))).await?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
 }

@@ -53,8 +53,9 @@ pub async fn upgrade(
     deadline: Instant,
 ) -> Result<Upgraded, UpgradeError> {
     socket::configure(&tcp, options.congestion);
+    let tcp = PacedTcp::new(tcp, options.congestion);
     let mut stream = match tls {
-        None => Stream::Plain(PacedTcp::new(tcp)),
+        None => Stream::Plain(tcp),
         Some(tls) => {
             let accepted = timeout_at(deadline, tls.accept(tcp)).await;
             accepted.map_err(|_| UpgradeError::Timeout)?.map_err(UpgradeError::Tls)?
