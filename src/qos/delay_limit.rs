@@ -96,14 +96,15 @@ impl Default for DelayLimit {
 }
 
 impl DelayLimit {
-    /// Takes what the sender knows now. Returns how many more bytes may be written before the next
+    /// Takes what the sender knows now, and whether data has had to wait for the connection since the last
+    /// look. Returns how many more bytes may be written before the next
     /// look; `None` is no limit.
-    pub fn observe(&mut self, now: Instant, path: &PathSample) -> Option<u64> {
+    pub fn observe(&mut self, now: Instant, path: &PathSample, waited: bool) -> Option<u64> {
         if path.min_rtt.is_zero() || path.rtt.is_zero() {
             return None;
         }
         let queue = path.rtt.saturating_sub(path.min_rtt);
-        let rate = self.rate.observe(now, path, queue >= EMPTY);
+        let rate = self.rate.observe(now, path, waited || queue >= EMPTY || path.not_sent > 0);
         self.mode = match self.mode {
             Mode::Unlimited if queue > TARGET => limited(now, carried(rate, path.min_rtt)),
             Mode::Free { until } if now >= until => limited(now, carried(rate, path.min_rtt)),
@@ -118,7 +119,7 @@ impl DelayLimit {
         }
     }
 
-    /// What the path carries, as far as that was seen: bytes per second.
+    /// What the path carries, in bytes per second; 0 as long as data has not had to wait for it.
     pub const fn rate(&self) -> u64 {
         self.rate.best()
     }
@@ -171,8 +172,8 @@ fn carried(rate: u64, min_rtt: Duration) -> f64 {
     (rate as f64 * (min_rtt + TARGET / 2).as_secs_f64()).max(FLOOR as f64)
 }
 
-/// The rate at which the path delivers while it has a queue. Without one it delivers what it is given,
-/// which says nothing of what it could; that is why the kernel's own figure, which does not know of this
+/// The rate at which the path delivers while data waits, in its queue or, as the congestion control holds
+/// it back, here. Otherwise it delivers what it is given, which says nothing of what it could; that is why the kernel's own figure, which does not know of this
 /// limit, is of no use here.
 #[derive(Debug, Default)]
 struct DeliveryRate {
@@ -298,7 +299,7 @@ mod tests {
                 now += TICK;
                 self.acknowledge(now);
                 let sample = self.sample();
-                let allowance = limit.as_deref_mut().and_then(|limit| limit.observe(now, &sample));
+                let allowance = limit.as_deref_mut().and_then(|limit| limit.observe(now, &sample, false));
                 let room = allowance.map_or(window - self.in_flight, |bytes| bytes as f64);
                 self.send(room.clamp(0.0, (window - self.in_flight).max(0.0)));
                 let served = self.serve(now);
@@ -429,10 +430,10 @@ mod tests {
             not_sent: 0,
         };
         let mut limit = DelayLimit::default();
-        assert_eq!(limit.observe(now, &zero), None);
+        assert_eq!(limit.observe(now, &zero, false), None);
         let slow = PathSample { rtt: Duration::from_secs(9), min_rtt: Duration::from_nanos(1), ..zero };
         assert!(
-            limit.observe(now, &slow).is_some_and(|bytes| bytes >= FLOOR),
+            limit.observe(now, &slow, false).is_some_and(|bytes| bytes >= FLOOR),
             "something may always be sent"
         );
     }

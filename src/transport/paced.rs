@@ -41,6 +41,8 @@ pub struct PacedTcp {
     /// What may be written before the next look; `None` is no limit.
     allowance: Option<u64>,
     looked: Option<Instant>,
+    /// Whether the kernel has had no room since then.
+    waited: bool,
     /// While it runs, no more may be written. Kept for the next time.
     pause: Option<Pin<Box<Sleep>>>,
     is_paused: bool,
@@ -74,6 +76,7 @@ impl PacedTcp {
             competes: false,
             allowance: None,
             looked: None,
+            waited: false,
             pause: None,
             is_paused: false,
             quantum: Quantum::new(),
@@ -94,7 +97,7 @@ impl PacedTcp {
         self.looked = Some(now);
         // What the kernel does not tell cannot be held to.
         let Ok(TcpInfo { path, .. }) = TcpInfo::read(&self.tcp) else { return };
-        self.allowance = self.limit.observe(now.into_std(), &path);
+        self.allowance = self.limit.observe(now.into_std(), &path, std::mem::take(&mut self.waited));
         let competes = self.limit.competes();
         if competes != self.competes {
             self.competes = competes;
@@ -103,19 +106,23 @@ impl PacedTcp {
                 socket::set_competing(&self.tcp, competes);
             }
         }
-        let unsent = match self.allowance {
-            Some(_) => unsent_limit(self.limit.rate()),
-            None => NOTSENT_LOWAT_MAX,
+        let unsent = match self.limit.rate() {
+            0 => NOTSENT_LOWAT_MAX,
+            rate => unsent_limit(rate),
         };
         if self.quantum.0.swap(unsent, Ordering::Relaxed) != unsent {
             socket::set_notsent_lowat(&self.tcp, unsent);
         }
     }
 
-    fn count(&mut self, written: usize) {
-        if let Some(allowance) = &mut self.allowance {
-            *allowance = allowance.saturating_sub(written as u64);
+    /// Takes the outcome of a write.
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match (&written, &mut self.allowance) {
+            (Poll::Pending, _) => self.waited = true,
+            (Poll::Ready(Ok(bytes)), Some(allowance)) => *allowance = allowance.saturating_sub(*bytes as u64),
+            _ => {}
         }
+        written
     }
 
     /// Ready with how much may be written.
@@ -174,9 +181,8 @@ impl AsyncWrite for PacedTcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let length = buf.len().min(ready!(this.poll_allowance(cx)));
-        let written = ready!(Pin::new(&mut this.tcp).poll_write(cx, &buf[..length]))?;
-        this.count(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut this.tcp).poll_write(cx, &buf[..length]);
+        this.count(written)
     }
 
     /// What is written together may exceed the allowance: TLS has no more than a few records.
@@ -187,9 +193,8 @@ impl AsyncWrite for PacedTcp {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_allowance(cx));
-        let written = ready!(Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs))?;
-        this.count(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs);
+        this.count(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -213,6 +218,7 @@ mod tests {
     fn what_waits_unsent_leaves_in_milliseconds() {
         let mbit = |rate: u64| unsent_limit(rate * 125_000);
         assert_eq!(mbit(1), NOTSENT_LOWAT_MIN);
+        assert_eq!(mbit(20), 8 * 1024);
         assert_eq!(mbit(50), 16 * 1024);
         assert_eq!(mbit(200), 64 * 1024);
         assert_eq!(mbit(100_000), NOTSENT_LOWAT_MAX);
