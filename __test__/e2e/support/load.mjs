@@ -21,7 +21,7 @@ let lastPort = 5200;
  * @param {import('../../../scripts/lab.mjs').Host} to
  * @param {string} address that of `to`
  * @param {{ flows?: number, reverse?: boolean, args?: string[] }} [options] `reverse` sends from `to`
- * @returns {Promise<{ stop(): Promise<void> }>}
+ * @returns {Promise<{ output(): string, stop(): Promise<void> }>}
  */
 export async function bulk(from, to, address, { flows = 1, reverse = false, args = [] } = {}) {
   const port = `${++lastPort}`;
@@ -29,10 +29,12 @@ export async function bulk(from, to, address, { flows = 1, reverse = false, args
   await once(server.child.stdout, 'data'); // it prints when it listens
   const client = start(from, [
     'iperf3', '--client', address, '--port', port, '--parallel', `${flows}`, '--time', `${ENDLESS_SECS}`,
-    '--forceflush', '--interval', '1', ...(reverse ? ['--reverse'] : []), ...args,
+    '--forceflush', '--interval', '0.1', ...(reverse ? ['--reverse'] : []), ...args,
   ]); // prettier-ignore
   await eventually(() => assert.match(client.output(), /connected to/), 20_000);
   return {
+    /** What iperf3 has printed on the side of `from`. */
+    output: client.output,
     async stop() {
       await Promise.all([client.end('SIGKILL'), server.end('SIGKILL')]);
     },
