@@ -106,7 +106,7 @@ describe('dropped packets', { skip: requires('socat') }, () => {
     ]); // prettier-ignore
     try {
       const earlier = sumOfDrops(await atClient());
-      const flood = await datagrams(site.client, TUNNEL.server, 9, { bytesPerSec: 8e6, seconds: 3 });
+      const flood = await datagrams(site.client, TUNNEL.server, 9, { bytesPerSec: 8e6, seconds: 2 });
       const { sent, received } = await ping(site.client, TUNNEL.server, { count: 20, intervalSecs: 0.05 });
       await flood.ended;
       const after = sumOfDrops(await atClient());

@@ -155,7 +155,7 @@ describe('beside bulk in a tunnel with a rate limit', { skip: requires('iperf3')
 
   async function sharesOf(loads) {
     const earlier = loads.map(received);
-    await sleep(LONG ? WINDOW_MS : 2 * WINDOW_MS);
+    await sleep(WINDOW_MS);
     const bytes = loads.map((load, index) => received(load) - earlier[index]);
     const all = bytes.reduce((sum, some) => sum + some, 0);
     return bytes.map((some) => some / all);
@@ -186,7 +186,7 @@ describe('on a path with a bottleneck', { skip: requires('iperf3', 'tc') }, () =
 
   afterEach(() => endAll('SIGKILL'));
 
-  for (const reverse of [true, false]) {
+  for (const reverse of LONG ? [true, false] : [true]) {
     it(`echo requests are quicker beside bulk ${reverse ? 'down' : 'up'} than without a tunnel`, async (t) => {
       await site.serve();
       await site.connect();
