@@ -646,19 +646,21 @@ export class VpnServer extends VpnController {
   generateKeypair(): Promise<IVpnKeypair>;
 
   /**
-   * Limits a client, each direction for itself, from now until its session ends. Comes with a later version:
-   * rejects `unsupported-method`.
+   * Limits a client from now until its session ends, each direction for itself; the connection stays. Takes the
+   * place of the limit that it had, of `defaultRateLimitBytesPerSec` too. What is counted are the bytes of the
+   * IP packets in the tunnel, as in `bytesSent` and `bytesReceived`. What exceeds the limit waits first, and is
+   * dropped as `rate-limit` when it has waited for too long.
    *
-   * @param rateBytesPerSec 1,000–10^11
-   * @param burstBytes at least 65,536
-   * @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument`, `unsupported-method`
+   * @param rateBytesPerSec the average, in bytes (not bits) per second: an integer, 1,000–10^11
+   * @param burstBytes what may pass at once after a pause, in bytes: an integer, at least 65,536
+   * @throws {VpnError} `not-running`, `unknown-client`; `invalid-argument` with the parameter's name
    */
   setClientRateLimit(id: string, rateBytesPerSec: number, burstBytes: number): Promise<void>;
 
   /**
-   * Lifts a client's limit. Comes with a later version: rejects `unsupported-method`.
+   * Lifts a client's limit, that of the configuration too, from now until its session ends.
    *
-   * @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument`, `unsupported-method`
+   * @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument`
    */
   removeClientRateLimit(id: string): Promise<void>;
 
@@ -750,13 +752,18 @@ export interface IVpnServerConfig {
    */
   enableNat?: boolean;
 
-  /** The limit of each client that has none of its own, in bytes per second and direction: 1,000–10^11. */
+  /**
+   * The limit that each session begins with, in bytes per second and direction: 1,000–10^11. See
+   * `setClientRateLimit()`.
+   *
+   * @default none
+   */
   defaultRateLimitBytesPerSec?: number;
 
   /**
-   * How much of it may come at once, in bytes: at least 65,536.
+   * What may pass at once after a pause, in bytes: at least 65,536. Needs `defaultRateLimitBytesPerSec`.
    *
-   * @default one second of the rate
+   * @default one second of the rate, and at least 65,536
    */
   defaultBurstBytes?: number;
 
@@ -838,8 +845,13 @@ export interface IVpnClientInfo {
   bytesDropped: number;
   lastKeepaliveAt?: string;
   keepalivesReceived: number;
+
+  /** The limit in force, in bytes per second and direction; absent without one. */
   rateLimitBytesPerSec?: number;
+
+  /** What may pass at once under that limit, in bytes. */
   burstBytes?: number;
+
   assignedIp6?: string;
 
   /** Where it connects from: `host:port`, or the address that a trusted proxy has forwarded. */
@@ -863,8 +875,13 @@ export interface IVpnClientTelemetry {
   bytesDropped: number;
   bytesReceived: number;
   bytesSent: number;
+
+  /** The limit in force, in bytes per second and direction; absent without one. */
   rateLimitBytesPerSec?: number;
+
+  /** What may pass at once under that limit, in bytes. */
   burstBytes?: number;
+
   drops?: TVpnDrops;
 }
 

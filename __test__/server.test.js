@@ -132,8 +132,7 @@ test('every method rejects not-running before start()', async (t) => {
 });
 
 test('the methods about one client name it', async (t) => {
-  const answers = { setClientRateLimit: () => null, removeClientRateLimit: () => null };
-  const { server, engines } = makeServer(t, { answers });
+  const { server, engines } = makeServer(t);
   await server.start();
   assert.equal(await server.disconnectClient('c1'), undefined);
   assert.deepEqual(await server.getClientTelemetry('c2'), { clientId: 'c2' });
@@ -170,11 +169,15 @@ test('wrong arguments reject invalid-argument before anything is asked', async (
   assert.deepEqual(engines[0].methods, []);
 });
 
-test('what the engine does not know yet is rejected with its code', async (t) => {
-  const { server } = makeServer(t);
+test('what the engine refuses is rejected with its code', async (t) => {
+  const answers = {
+    setClientRateLimit: () => fails('invalid-argument', 'rateBytesPerSec: the rate must be more'),
+    removeClientRateLimit: () => fails('unknown-client', 'nobody'),
+  };
+  const { server } = makeServer(t, { answers });
   await server.start();
-  await rejectsWith(server.setClientRateLimit('c1', 1000, 65536), 'unsupported-method');
-  await rejectsWith(server.removeClientRateLimit('c1'), 'unsupported-method');
+  await rejectsWith(server.setClientRateLimit('c1', 999, 65536), 'invalid-argument', /rateBytesPerSec/);
+  await rejectsWith(server.removeClientRateLimit('c1'), 'unknown-client');
 });
 
 test('what comes later says so, running or not', async (t) => {

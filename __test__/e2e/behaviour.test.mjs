@@ -397,12 +397,55 @@ for (const transport of TRANSPORTS) {
       await assertFails(vpn.getClientTelemetry(''), 'invalid-argument', 'id');
       await assertFails(vpn.setClientRateLimit('c1', 1000.5, 65536), 'invalid-argument', 'rateBytesPerSec');
       for (const method of LATER) await assertFails(vpn.call(method, {}), 'unsupported-method', method);
-      await assertFails(
-        vpn.setClientRateLimit('c1', 1e6, 65536),
-        'unsupported-method',
-        'not in this version',
+    });
+
+    it('limits a client, shows the limit, and lifts it', async () => {
+      const { vpn } = await site.serve({ defaultRateLimitBytesPerSec: 20_000 });
+      const client = await site.connect();
+      const [{ clientId, ...listed }] = await vpn.listClients();
+      const limits = ({ rateLimitBytesPerSec, burstBytes }) => [rateLimitBytesPerSec, burstBytes];
+      assert.deepEqual(limits(listed), [20_000, 65_536], 'the default, and its least burst');
+
+      for (const [rate, burst] of [
+        [1_000, 65_536],
+        [10 ** 11, Number.MAX_SAFE_INTEGER],
+        [1_500_000, 200_000],
+      ]) {
+        await vpn.setClientRateLimit(clientId, rate, burst);
+        assert.deepEqual(limits((await vpn.listClients())[0]), [rate, burst]);
+        assert.deepEqual(limits(await vpn.getClientTelemetry(clientId)), [rate, burst]);
+      }
+      for (const [rate, burst, name] of [
+        [999, 65_536, 'rateBytesPerSec'],
+        [10 ** 11 + 1, 65_536, 'rateBytesPerSec'],
+        [1_000, 65_535, 'burstBytes'],
+        [0, 65_536, 'rateBytesPerSec'],
+        [1_000, -1, 'burstBytes'],
+        ['1000', 65_536, 'rateBytesPerSec'],
+        [1_000, undefined, 'burstBytes'],
+      ]) {
+        await assertFails(vpn.setClientRateLimit(clientId, rate, burst), 'invalid-argument', name);
+      }
+      assert.deepEqual(limits(await vpn.getClientTelemetry(clientId)), [1_500_000, 200_000], 'none of them');
+      await assertFails(vpn.setClientRateLimit('nobody', 1e6, 65536), 'unknown-client', 'nobody');
+      await assertFails(vpn.removeClientRateLimit('nobody'), 'unknown-client', 'nobody');
+
+      await vpn.removeClientRateLimit(clientId);
+      await vpn.removeClientRateLimit(clientId);
+      const unlimited = await vpn.getClientTelemetry(clientId);
+      assert.deepEqual(
+        ['rateLimitBytesPerSec', 'burstBytes'].filter((key) => key in unlimited),
+        [],
       );
-      await assertFails(vpn.removeClientRateLimit('c1'), 'unsupported-method', 'not in this version');
+      assert.equal(await reaches(site.client, TUNNEL.server), true);
+      await client.vpn.disconnect();
+      await client.vpn.connect();
+      await vpn.event('client-connected', (other) => other.clientId !== clientId);
+      assert.deepEqual(
+        limits((await vpn.listClients())[0]),
+        [20_000, 65_536],
+        'a limit ends with its session',
+      );
     });
 
     it('holds the process while it serves', async () => {

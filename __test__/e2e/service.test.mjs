@@ -90,9 +90,34 @@ describe('the service', { skip: requires('socat') }, () => {
     assert.match(table[0], /^ID +ADDRESS +FROM +NAME/);
     assert.ok(table[1].startsWith(clientId) && table[1].includes('laptop'), table[1]);
 
+    const limitOf = async () => {
+      const [{ rateLimitBytesPerSec, burstBytes }] = JSON.parse(
+        (await smartvpn(site.server, 'clients', '--json')).stdout,
+      );
+      return [rateLimitBytesPerSec, burstBytes];
+    };
     const limited = await smartvpn(site.server, 'limit', clientId, '1.5M');
-    assert.equal(limited.code, 4, limited.stdout);
-    assert.match(limited.stderr, /^smartvpn: unsupported-method: /);
+    assert.deepEqual(
+      [limited.code, limited.stdout],
+      [0, `${clientId} is limited to 1.5 MB/s each way, 1.5 MB at once.\n`],
+    );
+    assert.deepEqual(await limitOf(), [1_500_000, 1_500_000]);
+    assert.match((await smartvpn(site.server, 'clients')).stdout, / LIMIT\n.* 1\.5 MB\/s\n/);
+    const asJson = await smartvpn(site.server, 'limit', clientId, '10k', '100k', '--json');
+    assert.deepEqual(JSON.parse(asJson.stdout), {
+      clientId,
+      rateLimitBytesPerSec: 10_000,
+      burstBytes: 100_000,
+    });
+    assert.deepEqual(await limitOf(), [10_000, 100_000]);
+    const tooLittle = await smartvpn(site.server, 'limit', clientId, '999', '--json');
+    assert.equal(tooLittle.code, 4, tooLittle.stdout);
+    assert.equal(JSON.parse(tooLittle.stdout).error.code, 'invalid-argument');
+    assert.match(tooLittle.stderr, /^smartvpn: invalid-argument: rateBytesPerSec: /);
+    const lifted = await smartvpn(site.server, 'limit', clientId, 'off');
+    assert.deepEqual([lifted.code, lifted.stdout], [0, `${clientId} has no limit.\n`]);
+    assert.deepEqual(await limitOf(), [undefined, undefined]);
+    assert.equal((await smartvpn(site.server, 'limit', 'nobody', '1M')).code, 4);
     const unknown = await smartvpn(site.server, 'kick', 'nobody', '--json');
     assert.equal(unknown.code, 4);
     assert.equal(JSON.parse(unknown.stdout).error.code, 'unknown-client');

@@ -91,7 +91,7 @@ function amount(byteCount, packets) {
   return `${bytes(byteCount)} in ${packets} packet${packets === 1 ? '' : 's'}`;
 }
 
-const CLIENT_HEADINGS = ['ID', 'ADDRESS', 'FROM', 'NAME', 'FOR', 'SENT', 'RECEIVED', 'DROPPED'];
+const CLIENT_HEADINGS = ['ID', 'ADDRESS', 'FROM', 'NAME', 'FOR', 'SENT', 'RECEIVED', 'DROPPED', 'LIMIT'];
 
 /** The clients of a server, longest connected first. */
 function clientTable(clients, now) {
@@ -106,6 +106,7 @@ function clientTable(clients, now) {
       bytes(client.bytesSent),
       bytes(client.bytesReceived),
       `${client.packetsDropped}`,
+      client.rateLimitBytesPerSec ? `${bytes(client.rateLimitBytesPerSec)}/s` : 'none',
     ]);
   return table(CLIENT_HEADINGS, rows);
 }

@@ -9,7 +9,7 @@ use super::Mode;
 use crate::config::{ClientConfig, ServerConfig};
 use crate::error::{ErrorCode, VpnError};
 use crate::qos::RateLimit;
-use crate::qos::token_bucket::MAX_BURST;
+use crate::qos::token_bucket::{MAX_BURST, RateLimitError};
 
 /// Neither `client` nor `server`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +73,13 @@ pub(super) fn rate_limit(params: &Value) -> Result<(String, RateLimit), VpnError
             .ok_or_else(|| invalid(format!("{name} must be a whole number of bytes")))
     };
     let id = fields.get(id).and_then(Value::as_str).ok_or_else(|| invalid("id must be a string"))?;
-    let limit = RateLimit::new(number(rate)?, number(burst)?).map_err(|error| invalid(error.to_string()))?;
+    let limit = RateLimit::new(number(rate)?, number(burst)?).map_err(|error| {
+        let name = match error {
+            RateLimitError::Rate(_) => rate,
+            RateLimitError::Burst(_) => burst,
+        };
+        invalid(format!("{name}: {error}"))
+    })?;
     Ok((id.to_owned(), limit))
 }
 
