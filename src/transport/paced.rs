@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -115,6 +116,27 @@ impl PacedTcp {
         }
     }
 
+    /// Whether it matters how much waits unsent.
+    fn is_slow(&self) -> bool {
+        self.quantum.bytes() < NOTSENT_LOWAT_MAX as usize
+    }
+
+    /// Writes so that `TCP_NOTSENT_LOWAT` holds: what is written next goes into a buffer of its own, for
+    /// which the kernel looks whether there is room. Otherwise it fills up the last one first, to 64 KiB.
+    fn poll_send(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let send = || {
+            let flags = SendFlags::EOR | SendFlags::NOSIGNAL;
+            Ok(rustix::net::sendmsg(&self.tcp, bufs, &mut SendAncillaryBuffer::default(), flags)?)
+        };
+        loop {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match self.tcp.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
     /// Takes the outcome of a write.
     fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match (&written, &mut self.allowance) {
@@ -181,7 +203,11 @@ impl AsyncWrite for PacedTcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let length = buf.len().min(ready!(this.poll_allowance(cx)));
-        let written = Pin::new(&mut this.tcp).poll_write(cx, &buf[..length]);
+        let written = if this.is_slow() {
+            this.poll_send(cx, &[IoSlice::new(&buf[..length])])
+        } else {
+            Pin::new(&mut this.tcp).poll_write(cx, &buf[..length])
+        };
         this.count(written)
     }
 
@@ -193,7 +219,11 @@ impl AsyncWrite for PacedTcp {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_allowance(cx));
-        let written = Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs);
+        let written = if this.is_slow() {
+            this.poll_send(cx, bufs)
+        } else {
+            Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs)
+        };
         this.count(written)
     }
 

@@ -14,8 +14,8 @@ use socket2::{SockRef, TcpKeepalive};
 /// path turns out to be slow, it is less.
 pub(super) const NOTSENT_LOWAT_MAX: u32 = 128 * 1024;
 
-/// The least of it: two full packets, or one and what goes before it.
-pub(super) const NOTSENT_LOWAT_MIN: u32 = 4 * 1024;
+/// The least of it: five full packets. With less a slow path would idle between two wake-ups.
+pub(super) const NOTSENT_LOWAT_MIN: u32 = 8 * 1024;
 
 #[cfg(target_os = "linux")]
 const BBR: &[u8] = b"bbr";
