@@ -15,7 +15,9 @@ use smartvpn::codec::hello::{Accepted, ClientHello, Features};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::engine::{End, Link, Order, Port};
 use smartvpn::qos::{FlowHasher, PacketQueue, QUEUE_BYTES};
-use smartvpn::session::{ClientParams, KeyLimits, Listening, Opened, ReplayCache, Session, client};
+use smartvpn::session::{
+    ClientParams, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session, client,
+};
 use smartvpn::telemetry::{Quality, Traffic};
 use smartvpn::transport::WebSocket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -62,6 +64,7 @@ fn sessions() -> (Session, Session) {
         server_key: server.public,
         hello,
         keepalive_interval: None,
+        keepalive_cap: KeepaliveCap::default(),
         key_limits: KeyLimits::default(),
     };
     let (awaiting, mut first) = client::start(params, rng).unwrap();

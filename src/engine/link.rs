@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -169,6 +169,11 @@ where
         .await
     }
 
+    /// How long nothing had passed when the connection was cut, just now; none if it was in use.
+    pub fn silence_before_cut(&self) -> Option<Duration> {
+        self.session.silence_before_cut(clock::now(), self.websocket.is_flushed())
+    }
+
     /// The connection, to be closed.
     pub fn into_websocket(self) -> WebSocket<S> {
         self.websocket
@@ -318,7 +323,7 @@ where
         websocket
             .queue_message(|out| {
                 session.poll_transmit(out)?;
-                batch.iter().take(count).try_for_each(|packet| session.seal_packet(packet, out))
+                batch.iter().take(count).try_for_each(|packet| session.seal_packet(now, packet, out))
             })
             .map_err(End::BadFrame)?;
         if let Some(leaving) = leaving {

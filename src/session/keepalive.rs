@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use rand_core::CryptoRng;
 
+use crate::session::silence::KeepaliveCap;
 use crate::telemetry::quality::{Estimator, LinkHealth, Quality};
 
 /// Checks after which the link's health sets the interval; before, the configured one holds.
@@ -60,6 +61,7 @@ pub enum Due {
 #[derive(Debug)]
 pub struct Keepalives {
     configured: Duration,
+    cap: KeepaliveCap,
     clock: Clock,
     phase: Phase,
     /// When the silence rule's clock started: at the last frame that opened or, if later, at the
@@ -94,6 +96,7 @@ impl Keepalives {
     pub fn new(now: Instant, configured: Duration, rng: &mut dyn CryptoRng) -> Self {
         Self {
             configured,
+            cap: KeepaliveCap::default(),
             clock: Clock { zero: now, offset: rng.next_u64() },
             phase: Phase::Resting { since: now, spread: rng.random_range(SPREAD) },
             quiet_since: now,
@@ -102,6 +105,12 @@ impl Keepalives {
             health: Health::default(),
             late: VecDeque::new(),
         }
+    }
+
+    /// Holds every interval, the configured one included, to what earlier connections taught.
+    #[must_use]
+    pub fn with_cap(self, cap: KeepaliveCap) -> Self {
+        Self { cap, ..self }
     }
 
     /// Opens a check at once and returns the timestamp of its keepalive. A check that is open
@@ -169,15 +178,18 @@ impl Keepalives {
     }
 
     /// Time between two keepalives, before its random shortening.
-    pub const fn interval(&self) -> Duration {
-        if self.checks < CHECKS_UNTIL_KNOWN {
-            return self.configured;
-        }
-        match self.health.current {
+    pub fn interval(&self) -> Duration {
+        self.cap.limit(match self.health.current {
+            _ if self.checks < CHECKS_UNTIL_KNOWN => self.configured,
             LinkHealth::Healthy => Duration::from_secs(60),
             LinkHealth::Degraded => Duration::from_secs(30),
             LinkHealth::Critical => Duration::from_secs(10),
-        }
+        })
+    }
+
+    /// A keepalive has timed out, and no answer has come since.
+    pub const fn is_failing(&self) -> bool {
+        self.estimator.consecutive_timeouts() > 0
     }
 
     /// What the checks so far say about the link.

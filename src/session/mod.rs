@@ -31,6 +31,7 @@ pub mod server;
 pub mod up;
 
 mod control;
+mod silence;
 mod states;
 
 pub use client::{AwaitingResponse, ClientFailure, ClientParams, Connected};
@@ -39,6 +40,7 @@ pub use error::SessionError;
 pub use reconnect::Backoff;
 pub use replay::ReplayCache;
 pub use server::{Listening, Opened, Request, Unconfirmed};
+pub use silence::KeepaliveCap;
 pub use up::{ControlCounts, Event, KeyLimits, Session};
 
 use rand_core::CryptoRng;

@@ -14,6 +14,7 @@ use crate::crypto::seal::{Opener, Sealer};
 use crate::session::control::{Control, Stamp};
 use crate::session::error::SessionError;
 use crate::session::keepalive::{Due, Keepalives};
+use crate::session::silence::{KeepaliveCap, Silence};
 use crate::session::states;
 use crate::telemetry::quality::Quality;
 
@@ -75,6 +76,7 @@ pub struct Session {
     opener: Opener,
     control: Control,
     keepalives: Keepalives,
+    silence: Silence,
     keepalives_received: u64,
     acks_unasked: u64,
     last_keepalive_at: Option<Instant>,
@@ -116,11 +118,12 @@ impl Session {
     pub(super) fn client(
         now: Instant,
         (sealer, opener): (Sealer, Opener),
-        keepalive_interval: Duration,
+        (keepalive_interval, keepalive_cap): (Duration, KeepaliveCap),
         limits: KeyLimits,
         rng: &mut dyn CryptoRng,
     ) -> Self {
         let mut session = Self::new(now, (sealer, opener), keepalive_interval, rng);
+        session.keepalives = session.keepalives.with_cap(keepalive_cap);
         session.key_life = Some(KeyLife { limits, ends: now + limits.age });
         session.control.confirm(session.keepalives.send(now, rng));
         session
@@ -151,6 +154,7 @@ impl Session {
             opener,
             control: Control::new(now),
             keepalives: Keepalives::new(now, keepalive_interval, rng),
+            silence: Silence::new(now),
             keepalives_received: 0,
             acks_unasked: 0,
             last_keepalive_at: None,
@@ -192,12 +196,18 @@ impl Session {
     ///
     /// [`SessionError::Ended`] once the session has ended or is ending; the packet is to be dropped.
     /// [`SessionError::Seal`] if it is longer than 65,535 bytes or the counter is used up.
-    pub fn seal_packet(&mut self, packet: &[u8], out: &mut Vec<u8>) -> Result<(), SessionError> {
+    pub fn seal_packet(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SessionError> {
         if self.phase != Phase::Up {
             return Err(SessionError::Ended);
         }
         self.control.seal_confirmation(&mut self.sealer, out)?;
         self.sealer.seal(FrameType::IpPacket, packet, out)?;
+        self.silence.sent(now);
         self.check_key_use();
         Ok(())
     }
@@ -214,6 +224,10 @@ impl Session {
             return Err(fault);
         }
         let any = self.control.seal(&mut self.sealer, out)?;
+        if any {
+            // They were queued by what was handled last.
+            self.silence.sent(self.now);
+        }
         self.check_key_use();
         Ok(any)
     }
@@ -265,6 +279,13 @@ impl Session {
     /// How good the link is, as of the last call that came with a time.
     pub fn quality(&self) -> Quality {
         self.keepalives.quality(self.now)
+    }
+
+    /// How long nothing had passed in either direction when the connection was cut, if that is noticed
+    /// `now`; none if it was in use, or failing already. `flushed`: the connection had taken all that was
+    /// sealed. [`KeepaliveCap::learn`] draws the conclusion.
+    pub fn silence_before_cut(&self, now: Instant, flushed: bool) -> Option<Duration> {
+        self.silence.before_cut(now, !flushed || self.keepalives.is_failing())
     }
 
     /// Keepalives sent and received.
@@ -321,6 +342,7 @@ impl Session {
     ) -> Result<(), SessionError> {
         let plaintext = self.opener.open(&frame.header, frame.payload)?;
         self.keepalives.heard(now);
+        self.silence.received(now);
         match frame.kind {
             FrameType::IpPacket => sink(plaintext),
             FrameType::Keepalive => {

@@ -9,6 +9,7 @@
 mod ends;
 mod handshake;
 mod hostile;
+mod idle;
 mod oracle;
 mod raw;
 mod session;

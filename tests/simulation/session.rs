@@ -39,7 +39,7 @@ fn answers_echo_unread_and_go_ahead_of_packets() {
     }
     let mut out = Vec::new();
     assert!(session.poll_transmit(&mut out).unwrap());
-    session.seal_packet(b"packet", &mut out).unwrap();
+    session.seal_packet(bench.now, b"packet", &mut out).unwrap();
     let frames = raw.open(&out);
     assert_eq!(kinds(&frames), [0x21, 0x21, 0x21, 0x10]);
     assert_eq!(frames[..3].iter().map(|(_, stamp)| stamp.as_slice()).collect::<Vec<_>>(), stamps);
@@ -147,7 +147,7 @@ fn a_dead_peer_is_declared_once_and_ends_the_session() {
     assert_eq!(seen, [Event::PeerDead]);
     assert_eq!(keepalives, 5);
     assert!(raw.take(&mut session).is_empty());
-    assert!(session.seal_packet(b"packet", &mut Vec::new()).is_err());
+    assert!(session.seal_packet(bench.now, b"packet", &mut Vec::new()).is_err());
     assert_eq!(close_of(&mut session, &bench, raw.seal(FrameType::IpPacket, b"late")), None);
 }
 
@@ -184,7 +184,10 @@ fn nothing_comes_or_goes_after_the_peers_disconnect() {
         assert_eq!(events(&mut session), [Event::Disconnected(disconnect)]);
         assert!(raw.take(&mut session).is_empty(), "the keepalive is not answered");
         assert_eq!(session.poll_timeout(), None);
-        assert_eq!(session.seal_packet(b"packet", &mut Vec::new()).unwrap_err().close_code().as_u16(), 1000);
+        assert_eq!(
+            session.seal_packet(bench.now, b"packet", &mut Vec::new()).unwrap_err().close_code().as_u16(),
+            1000
+        );
         session.disconnect(DisconnectCode::ClientDisconnect, "me too");
         assert!(raw.take(&mut session).is_empty());
     }
@@ -202,7 +205,7 @@ fn our_disconnect_is_the_last_frame() {
     assert_eq!(kinds(&frames), [0x3f]);
     let disconnect = Disconnect { code: DisconnectCode::Kicked, message: "enough".into() };
     assert_eq!(Disconnect::parse(&frames[0].1), Ok(disconnect));
-    assert!(session.seal_packet(b"packet", &mut Vec::new()).is_err());
+    assert!(session.seal_packet(bench.now, b"packet", &mut Vec::new()).is_err());
     assert_eq!(session.poll_timeout(), None);
     // What is under way is discarded, whatever it is.
     assert_eq!(close_of(&mut session, &bench, raw.seal(FrameType::IpPacket, b"late")), None);
@@ -248,12 +251,15 @@ fn packets_have_up_to_65535_bytes() {
     let (mut session, mut raw) = bench.server();
     let mut out = Vec::new();
     for length in [0, 1, 65_535] {
-        session.seal_packet(&vec![7; length], &mut out).unwrap();
+        session.seal_packet(bench.now, &vec![7; length], &mut out).unwrap();
     }
     let length = out.len();
-    assert_eq!(session.seal_packet(&[7; 65_536], &mut out).unwrap_err().close_code().as_u16(), 1011);
+    assert_eq!(
+        session.seal_packet(bench.now, &[7; 65_536], &mut out).unwrap_err().close_code().as_u16(),
+        1011
+    );
     assert_eq!(out.len(), length, "nothing is left behind");
-    session.seal_packet(b"next", &mut out).unwrap();
+    session.seal_packet(bench.now, b"next", &mut out).unwrap();
     assert_eq!(raw.open(&out).iter().map(|(_, packet)| packet.len()).collect::<Vec<_>>(), [0, 1, 65_535, 4]);
 }
 
@@ -272,7 +278,7 @@ fn keys_are_spent_by_frames_of_either_direction() {
     let (mut session, _) = with_limits(&mut bench, limits);
     let mut out = Vec::new();
     for expected in [&[][..], &[], &[Event::KeysSpent], &[], &[]] {
-        session.seal_packet(b"packet", &mut out).unwrap();
+        session.seal_packet(bench.now, b"packet", &mut out).unwrap();
         assert_eq!(events(&mut session), expected);
     }
     let (mut session, mut raw) = with_limits(&mut bench, limits);
@@ -300,10 +306,10 @@ fn keys_are_spent_by_bytes_of_either_direction() {
     // The confirmation's payload and a packet's, less one byte of it.
     let limits = KeyLimits { bytes: 48 + 140, ..KeyLimits::default() };
     let (mut session, _) = with_limits(&mut bench, limits);
-    session.seal_packet(&[0; 99], &mut Vec::new()).unwrap();
+    session.seal_packet(bench.now, &[0; 99], &mut Vec::new()).unwrap();
     assert_eq!(events(&mut session), []);
     let (mut session, _) = with_limits(&mut bench, limits);
-    session.seal_packet(&[0; 100], &mut Vec::new()).unwrap();
+    session.seal_packet(bench.now, &[0; 100], &mut Vec::new()).unwrap();
     assert_eq!(events(&mut session), [Event::KeysSpent]);
     let (mut session, mut raw) = with_limits(&mut bench, limits);
     let mut message = raw.seal(FrameType::IpPacket, &[0; 148]);
