@@ -10,6 +10,7 @@ mod ends;
 mod handshake;
 mod hostile;
 mod idle;
+mod keepalive;
 mod oracle;
 mod raw;
 mod session;
