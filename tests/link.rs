@@ -37,6 +37,10 @@ impl Port for Seen {
     fn round_trip(&mut self, _quality: &Quality) {
         *self.round_trips.lock().unwrap() += 1;
     }
+
+    fn timed_out(&mut self, quality: &Quality) {
+        panic!("{quality:?}");
+    }
 }
 
 struct Side {

@@ -121,4 +121,8 @@ impl Port for Downlink {
     fn round_trip(&mut self, quality: &Quality) {
         self.shared.round_trip(quality);
     }
+
+    fn timed_out(&mut self, quality: &Quality) {
+        self.shared.timed_out(quality);
+    }
 }

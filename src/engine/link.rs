@@ -72,6 +72,9 @@ pub trait Port: Send {
     /// One of our keepalives came back.
     fn round_trip(&mut self, quality: &Quality);
 
+    /// One of our keepalives was not answered in time.
+    fn timed_out(&mut self, quality: &Quality);
+
     /// The peer sent a keepalive.
     fn keepalive_came(&mut self) {}
 
@@ -275,6 +278,7 @@ where
         while let Some(event) = self.session.poll_event() {
             match event {
                 Event::RoundTrip { .. } => self.port.round_trip(&self.session.quality()),
+                Event::TimedOut => self.port.timed_out(&self.session.quality()),
                 Event::PeerDead => return Some(End::DeadPeer),
                 Event::Disconnected(disconnect) => return Some(End::Peer(disconnect)),
                 Event::KeysSpent => return Some(End::KeysSpent),

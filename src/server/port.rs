@@ -187,7 +187,13 @@ impl Port for Uplink {
         self.peer.traffic.add_received(packets, bytes);
     }
 
-    fn round_trip(&mut self, _quality: &Quality) {}
+    fn round_trip(&mut self, quality: &Quality) {
+        self.peer.checked(quality);
+    }
+
+    fn timed_out(&mut self, quality: &Quality) {
+        self.peer.checked(quality);
+    }
 
     fn keepalive_came(&mut self) {
         self.peer.keepalive_came();

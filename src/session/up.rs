@@ -13,6 +13,7 @@ use crate::codec::frame::{Frame, FrameError, FrameType, split_frame};
 use crate::crypto::seal::{Opener, Sealer};
 use crate::session::control::{Control, Stamp};
 use crate::session::error::SessionError;
+use crate::session::event::{Event, Events};
 use crate::session::keepalive::{Due, Keepalives};
 use crate::session::silence::{KeepaliveCap, Silence};
 use crate::session::states;
@@ -34,25 +35,6 @@ impl Default for KeyLimits {
     fn default() -> Self {
         Self { frames: 1 << 32, bytes: 64 << 30, age: Duration::from_secs(3_600) }
     }
-}
-
-/// What the caller must know of; each is told once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// A keepalive came back: [`Session::quality`] has changed. Of several that were not polled in
-    /// between, the last is told.
-    RoundTrip {
-        /// From the keepalive's becoming due to its answer's coming.
-        rtt: Duration,
-    },
-    /// The keys have served long enough (PROTOCOL §5): the client must get new ones by connecting
-    /// anew. Servers are not told.
-    KeysSpent,
-    /// The peer no longer answers. The session has ended.
-    PeerDead,
-    /// The peer's last frame. The session has ended.
-    Disconnected(Disconnect),
 }
 
 /// Counts of a session's control frames.
@@ -102,15 +84,6 @@ enum Phase {
 struct KeyLife {
     limits: KeyLimits,
     ends: Instant,
-}
-
-/// Events that wait: one place for each kind, so they are bounded if nobody polls.
-#[derive(Debug, Default)]
-struct Events {
-    round_trip: Option<Duration>,
-    keys_spent: bool,
-    peer_dead: bool,
-    disconnected: Option<Disconnect>,
 }
 
 impl Session {
@@ -257,7 +230,10 @@ impl Session {
         if self.key_life.as_ref().is_some_and(|life| now >= life.ends) {
             self.keys_spent();
         }
-        match self.keepalives.handle_timeout(now, rng) {
+        let timeouts = self.keepalives.consecutive_timeouts();
+        let due = self.keepalives.handle_timeout(now, rng);
+        self.events.timed_out |= self.keepalives.consecutive_timeouts() > timeouts;
+        match due {
             Some(Due::Keepalive(stamp)) => self.control.keepalive(stamp),
             Some(Due::PeerDead) => {
                 self.events.peer_dead = true;
@@ -285,7 +261,7 @@ impl Session {
     /// `now`; none if it was in use, or failing already. `flushed`: the connection had taken all that was
     /// sealed. [`KeepaliveCap::learn`] draws the conclusion.
     pub fn silence_before_cut(&self, now: Instant, flushed: bool) -> Option<Duration> {
-        self.silence.before_cut(now, !flushed || self.keepalives.is_failing())
+        self.silence.before_cut(now, !flushed || self.keepalives.consecutive_timeouts() > 0)
     }
 
     /// Keepalives sent and received.
@@ -390,22 +366,6 @@ impl Session {
     fn end(&mut self) {
         self.phase = Phase::Ended;
         self.control.clear();
-    }
-}
-
-impl Events {
-    /// Those that end the session come last.
-    fn pop(&mut self) -> Option<Event> {
-        if let Some(rtt) = self.round_trip.take() {
-            return Some(Event::RoundTrip { rtt });
-        }
-        if std::mem::take(&mut self.keys_spent) {
-            return Some(Event::KeysSpent);
-        }
-        if std::mem::take(&mut self.peer_dead) {
-            return Some(Event::PeerDead);
-        }
-        self.disconnected.take().map(Event::Disconnected)
     }
 }
 

@@ -19,6 +19,11 @@ fn events(session: &mut Session) -> Vec<Event> {
     std::iter::from_fn(|| session.poll_event()).collect()
 }
 
+/// Those that are not told at each time-out.
+fn rare_events(session: &mut Session) -> Vec<Event> {
+    events(session).into_iter().filter(|event| *event != Event::TimedOut).collect()
+}
+
 fn close_of(session: &mut Session, bench: &Bench, mut message: Vec<u8>) -> Option<u16> {
     let handled = session.handle_message(bench.now, &mut message, |_| panic!("a packet"));
     handled.err().map(|error| error.close_code().as_u16())
@@ -96,6 +101,23 @@ fn a_hundred_keepalives_a_second_are_all_answered() {
 }
 
 #[test]
+fn both_ends_are_told_of_timeouts() {
+    let mut bench = Bench::new();
+    let (client, _) = bench.client(bench.params());
+    let (server, _) = bench.server();
+    for mut session in [client, server] {
+        // The server asks after an interval, the client has asked already.
+        while session.quality().consecutive_timeouts == 0 {
+            assert_eq!(events(&mut session), []);
+            bench.now = session.poll_timeout().unwrap();
+            session.handle_timeout(bench.now, &mut bench.rng);
+        }
+        assert_eq!(events(&mut session), [Event::TimedOut]);
+        assert_eq!(session.quality().loss_ratio, 1.0);
+    }
+}
+
+#[test]
 fn unasked_answers_are_ignored_and_counted() {
     let mut bench = Bench::new();
     let (mut session, mut raw) = bench.client(bench.params());
@@ -144,7 +166,8 @@ fn a_dead_peer_is_declared_once_and_ends_the_session() {
         seen.extend(events(&mut session));
         bench.now = at;
     }
-    assert_eq!(seen, [Event::PeerDead]);
+    let (last, timeouts) = seen.split_last().unwrap();
+    assert_eq!((last, timeouts), (&Event::PeerDead, &vec![Event::TimedOut; 5][..]));
     assert_eq!(keepalives, 5);
     assert!(raw.take(&mut session).is_empty());
     assert!(session.seal_packet(bench.now, b"packet", &mut Vec::new()).is_err());
@@ -295,7 +318,7 @@ fn keys_are_spent_by_control_frames_too() {
     let (mut session, mut raw) = with_limits(&mut bench, KeyLimits { frames: 2, ..KeyLimits::default() });
     let at = session.poll_timeout().unwrap();
     session.handle_timeout(at, &mut bench.rng);
-    assert_eq!(events(&mut session), []);
+    assert_eq!(events(&mut session), [Event::TimedOut]);
     assert_eq!(kinds(&raw.take(&mut session)), [0x20]);
     assert_eq!(events(&mut session), [Event::KeysSpent]);
 }
@@ -326,7 +349,7 @@ fn keys_are_spent_by_age() {
     while session.poll_timeout().unwrap() < end {
         let at = session.poll_timeout().unwrap();
         session.handle_timeout(at, &mut bench.rng);
-        assert_eq!(events(&mut session), []);
+        assert_eq!(rare_events(&mut session), []);
     }
     session.handle_timeout(end, &mut bench.rng);
     assert_eq!(events(&mut session), [Event::KeysSpent]);

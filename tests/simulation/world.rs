@@ -387,6 +387,10 @@ impl World {
                     assert!(rtt <= self.now - self.start);
                     assert!(session.quality().max_rtt >= session.quality().min_rtt);
                 }
+                Event::TimedOut => {
+                    let quality = session.quality();
+                    assert!(quality.consecutive_timeouts > 0 && quality.loss_ratio > 0.0, "{quality:?}");
+                }
                 Event::KeysSpent => node.key_events += 1,
                 Event::PeerDead => end = Some(End::PeerDead),
                 Event::Disconnected(disconnect) => end = Some(End::Disconnected(disconnect.code)),
