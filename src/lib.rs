@@ -35,3 +35,9 @@ pub mod error;
 pub mod packet;
 pub mod qos;
 pub mod telemetry;
+
+/// Networks of their own for tests that need an interface.
+#[cfg(test)]
+#[path = "../tests/support/namespace.rs"]
+#[allow(dead_code, reason = "shared with the tests of the network")]
+mod namespace;

@@ -239,7 +239,7 @@ impl Run {
                     Some(end) => break Ended::Link(end),
                     None => {
                         confirmed = Some(Instant::now());
-                        tunnel.set_online(Some(&hello));
+                        tunnel.set_online(&hello);
                         let dns = Some(tunnel.dns());
                         shared.set_connected(Status { dns, ..status(&hello, remote) }, mtu.clone());
                         self.bad_requests = 0;
@@ -254,7 +254,7 @@ impl Run {
                 }
             }
         };
-        tunnel.set_online(None);
+        tunnel.set_offline();
         drop(wire_guard);
         if confirmed.is_some_and(|since| since.elapsed() >= STABLE) {
             self.backoff.reset();

@@ -2,7 +2,7 @@
 //! belongs to. Nothing behind the transport's ports is read, and nothing is remembered: that a flow has
 //! moved so much that it is [`Priority::Low`] is known to [`qos`](crate::qos) alone.
 
-use crate::telemetry::Priority;
+use crate::telemetry::{DropReason, Drops, Priority};
 
 /// Packets shorter than this are high, in bytes with all headers (API §6): acknowledgements, frames of
 /// voice, key strokes. A super-packet counts by the length of its segments.
@@ -121,6 +121,11 @@ pub fn classify(packet: &[u8], segment_len: Option<u16>) -> Classified {
     };
     let length = segment_len.map_or(packet.len(), usize::from);
     headers.classify(length < SMALL_PACKET)
+}
+
+/// Counts a packet that is dropped before it was in any queue, in the class that its headers put it in.
+pub fn count_drop(drops: &Drops, reason: DropReason, packet: &[u8]) {
+    drops.count(classify(packet, None).priority, reason, packet.len());
 }
 
 /// What is read of a packet.

@@ -8,10 +8,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::codec::disconnect::DisconnectCode;
 use crate::engine::{Limits, Order, clock};
-use crate::packet::{Answers, Router};
+use crate::packet::{Answers, Router, count_drop};
 use crate::qos::{FlowHasher, PacketQueue, RateLimit};
 use crate::report::{ClientInfo, ClientTelemetry, DropReport, QualityReport, timestamp};
-use crate::telemetry::{DropReason, Priority, Quality, Traffic};
+use crate::telemetry::{DropReason, Quality, Traffic};
 
 /// A confirmed session.
 pub(super) struct Peer {
@@ -112,8 +112,9 @@ impl Peer {
         self.ended.send_replace(true);
     }
 
-    pub(super) fn drop_packet(&self, reason: DropReason, length: usize) {
-        self.traffic.drops().count(Priority::Normal, reason, length);
+    /// Counts a packet of the client's that no queue takes.
+    pub(super) fn drop_packet(&self, reason: DropReason, packet: &[u8]) {
+        count_drop(self.traffic.drops(), reason, packet);
     }
 
     /// The client sent a keepalive.
