@@ -35,9 +35,3 @@ pub mod error;
 pub mod packet;
 pub mod qos;
 pub mod telemetry;
-
-/// Networks of their own for tests that need an interface.
-#[cfg(test)]
-#[path = "../tests/support/namespace.rs"]
-#[allow(dead_code, reason = "shared with the tests of the network")]
-mod namespace;

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
     use crate::codec::hello::Features;
     use crate::engine::clock;
-    use crate::namespace::{block_on, isolated};
+    use crate::network::namespace::{block_on, isolated};
     use crate::packet::ip::tests::v4;
     use crate::report::{Event, EventSink, Events};
     use crate::telemetry::{DropCount, Priority};

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::namespace::{block_on, isolated};
+use crate::network::namespace::{block_on, isolated};
 use crate::packet::ip::tests::v4;
 use crate::qos::{Allowance, Batch, FlowHasher};
 use crate::report::{Event, EventSink, Events};

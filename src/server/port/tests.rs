@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::addr::AddressPool;
 use crate::config::ServerConfig;
-use crate::namespace::{block_on, isolated};
+use crate::network::namespace::{block_on, isolated};
 use crate::packet::ip::tests::{v4, v6};
 use crate::qos::{Allowance, RateLimit};
 use crate::report::{DisconnectReason, Event, EventSink, Events};
