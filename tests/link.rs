@@ -232,3 +232,19 @@ async fn a_cut_connection_is_lost() {
     drop(far);
     assert!(matches!(near.link.run().await, End::Lost(_)));
 }
+
+#[tokio::test]
+async fn a_link_tells_how_silent_its_connection_was_when_it_was_cut() {
+    let (client, server) = pair(8 * 1024);
+    let (mut near, mut far) = (client.link, server.link);
+    client.queue.producer(Instant::now()).push(&packet(1));
+    // Long enough that the first keepalive is answered, and that the rest counts as idleness.
+    let idle =
+        tokio::time::timeout(Duration::from_millis(3_500), async { tokio::join!(near.run(), far.run()) });
+    assert!(idle.await.is_err());
+    assert_eq!(server.seen.packets.lock().unwrap().len(), 1);
+    drop(far);
+    assert!(matches!(near.run().await, End::Lost(_)));
+    let silence = near.silence_before_cut().expect("it was idle");
+    assert!(silence >= Duration::from_secs(3) && silence < Duration::from_secs(20), "{silence:?}");
+}
