@@ -15,7 +15,9 @@ use smartvpn::codec::hello::{Accepted, ClientHello, Features};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::engine::{End, Link, Order, Port};
 use smartvpn::qos::{FlowHasher, PacketQueue, QUEUE_BYTES};
-use smartvpn::session::{ClientParams, KeyLimits, Listening, Opened, ReplayCache, Session, client};
+use smartvpn::session::{
+    ClientParams, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session, client,
+};
 use smartvpn::telemetry::{Quality, Traffic};
 use smartvpn::transport::WebSocket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -34,6 +36,10 @@ impl Port for Seen {
 
     fn round_trip(&mut self, _quality: &Quality) {
         *self.round_trips.lock().unwrap() += 1;
+    }
+
+    fn timed_out(&mut self, quality: &Quality) {
+        panic!("{quality:?}");
     }
 }
 
@@ -62,6 +68,7 @@ fn sessions() -> (Session, Session) {
         server_key: server.public,
         hello,
         keepalive_interval: None,
+        keepalive_cap: KeepaliveCap::default(),
         key_limits: KeyLimits::default(),
     };
     let (awaiting, mut first) = client::start(params, rng).unwrap();
@@ -224,4 +231,20 @@ async fn a_cut_connection_is_lost() {
     let mut near = side(WebSocket::client(near, &[]), client);
     drop(far);
     assert!(matches!(near.link.run().await, End::Lost(_)));
+}
+
+#[tokio::test]
+async fn a_link_tells_how_silent_its_connection_was_when_it_was_cut() {
+    let (client, server) = pair(8 * 1024);
+    let (mut near, mut far) = (client.link, server.link);
+    client.queue.producer(Instant::now()).push(&packet(1));
+    // Long enough that the first keepalive is answered, and that the rest counts as idleness.
+    let idle =
+        tokio::time::timeout(Duration::from_millis(3_500), async { tokio::join!(near.run(), far.run()) });
+    assert!(idle.await.is_err());
+    assert_eq!(server.seen.packets.lock().unwrap().len(), 1);
+    drop(far);
+    assert!(matches!(near.run().await, End::Lost(_)));
+    let silence = near.silence_before_cut().expect("it was idle");
+    assert!(silence >= Duration::from_secs(3) && silence < Duration::from_secs(20), "{silence:?}");
 }

@@ -13,7 +13,7 @@ use crate::config::ClientConfig;
 use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
-use crate::session::{ClientFailure, ClientParams, KeyLimits, Session, client};
+use crate::session::{ClientFailure, ClientParams, KeepaliveCap, KeyLimits, Session, client};
 use crate::transport::{ClientTls, DialOptions, Dialed, Stream, WebSocket, dial};
 
 /// How long an end that gives up waits for the answer to its Close.
@@ -27,30 +27,43 @@ pub(super) struct Established {
     pub(super) remote: SocketAddr,
 }
 
-/// Tries once. `tls` is there if the server's URL asks for it; `known` are addresses of earlier
-/// attempts, for when the name no longer resolves.
+/// What a tunnel knows of the way to its server.
+pub(super) struct Approach<'a> {
+    /// There if the server's URL asks for it.
+    pub(super) tls: Option<&'a ClientTls>,
+    /// Addresses of earlier attempts, for when the name no longer resolves.
+    pub(super) known: &'a [IpAddr],
+    /// How long it may be silent.
+    pub(super) keepalive_cap: KeepaliveCap,
+}
+
+/// Tries once.
 pub(super) async fn attempt(
     config: &ClientConfig,
-    tls: Option<&ClientTls>,
-    known: &[IpAddr],
+    approach: Approach<'_>,
     deadline: Instant,
     shared: &Shared,
     announce: bool,
 ) -> Result<Established, Failure> {
     let options = DialOptions {
-        tls: tls.cloned(),
+        tls: approach.tls.cloned(),
         congestion: config.congestion_control,
         deadline,
-        fallback_addrs: known.to_vec(),
+        fallback_addrs: approach.known.to_vec(),
     };
     let dialed = dial(&config.server_url, &options).await?;
     if announce {
         shared.set_state(ConnectionState::Handshaking);
     }
-    handshake(config, dialed, deadline).await
+    handshake(config, dialed, approach.keepalive_cap, deadline).await
 }
 
-async fn handshake(config: &ClientConfig, dialed: Dialed, deadline: Instant) -> Result<Established, Failure> {
+async fn handshake(
+    config: &ClientConfig,
+    dialed: Dialed,
+    keepalive_cap: KeepaliveCap,
+    deadline: Instant,
+) -> Result<Established, Failure> {
     let Dialed { mut websocket, remote, .. } = dialed;
     let params = ClientParams {
         server_key: config.server_public_key,
@@ -64,6 +77,7 @@ async fn handshake(config: &ClientConfig, dialed: Dialed, deadline: Instant) -> 
             ticket: None,
         },
         keepalive_interval: config.keepalive_interval,
+        keepalive_cap,
         key_limits: KeyLimits::default(),
     };
     let (awaiting, frame) =

@@ -1,5 +1,7 @@
 //! What an attempt or a connection can end with, and whether to come back.
 
+use std::io;
+
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::codec::hello::{RejectCode, Rejection};
 use crate::engine::End;
@@ -105,6 +107,22 @@ impl From<End> for Failure {
     }
 }
 
+/// Whether something on the way (a proxy, a NAT) may have cut the connection because it was idle. Not
+/// what the server says, nor what this host's network says when its address or route goes away.
+pub(super) fn is_cut(end: &End) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let End::Lost(error) = end else { return false };
+    match error {
+        WebSocketError::Eof => true,
+        // A gateway that speaks WebSocket says goodbye in its words; other codes blame one of the ends.
+        WebSocketError::Closed { code, .. } => matches!(code, None | Some(1000 | 1001)),
+        WebSocketError::Io(error) => {
+            matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        }
+        WebSocketError::Protocol(_) | WebSocketError::TooLong => false,
+    }
+}
+
 fn lost(error: &WebSocketError) -> VpnError {
     let message = match error {
         WebSocketError::Closed { code: Some(code), .. } => {
@@ -152,7 +170,9 @@ fn disconnected(disconnect: Disconnect) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::{Failure, Fate};
+    use std::io;
+
+    use super::{Failure, Fate, is_cut};
     use crate::codec::disconnect::{Disconnect, DisconnectCode};
     use crate::codec::hello::{RejectCode, Rejection};
     use crate::engine::End;
@@ -187,6 +207,38 @@ mod tests {
         assert_eq!(fate(RejectCode::BadRequest), Fate::RetryOnce);
         for code in [RejectCode::PoolExhausted, RejectCode::ServerFull, RejectCode::ShuttingDown] {
             assert_eq!(fate(code), Fate::Retry);
+        }
+    }
+
+    #[test]
+    fn only_what_a_proxy_does_to_an_idle_connection_is_a_cut() {
+        let closed = |code| End::Lost(WebSocketError::Closed { code, reason: String::new() });
+        let io = |kind: io::ErrorKind| End::Lost(WebSocketError::Io(kind.into()));
+        for end in [
+            End::Lost(WebSocketError::Eof),
+            closed(None),
+            closed(Some(1000)),
+            closed(Some(1001)),
+            io(io::ErrorKind::ConnectionReset),
+            io(io::ErrorKind::BrokenPipe),
+            io(io::ErrorKind::UnexpectedEof),
+        ] {
+            assert!(is_cut(&end), "{end:?}");
+        }
+        for end in [
+            closed(Some(1011)),
+            closed(Some(1008)),
+            io(io::ErrorKind::NetworkUnreachable),
+            io(io::ErrorKind::HostUnreachable),
+            io(io::ErrorKind::NetworkDown),
+            io(io::ErrorKind::TimedOut),
+            End::DeadPeer,
+            End::KeysSpent,
+            End::Local(DisconnectCode::ClientDisconnect),
+            End::Peer(disconnect(DisconnectCode::ShuttingDown)),
+            End::BadMessage(WebSocketError::TooLong),
+        ] {
+            assert!(!is_cut(&end), "{end:?}");
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod attempt;
 mod failure;
+mod inbox;
 mod mtu;
 mod port;
 mod resolvers;
@@ -23,8 +24,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::inbox::Command;
 use self::shared::Shared;
-use self::supervisor::{Command, Supervisor};
+use self::supervisor::Supervisor;
 use crate::config::ClientConfig;
 use crate::engine::Task;
 use crate::error::{ErrorCode, VpnError};

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::{Port, Route, clock};
-use crate::packet::{Answers, Egress, Ingress, Router, clamp_mss};
+use crate::packet::{Answers, Egress, Ingress, Router, clamp_mss, count_drop};
 use crate::qos::PacketQueue;
-use crate::telemetry::{DropReason, Priority, Quality, Traffic};
+use crate::telemetry::{DropReason, Quality, Traffic};
 use crate::tunnel::Tun;
 
 use super::shared::Shared;
@@ -14,34 +14,28 @@ use super::shared::Shared;
 pub(super) struct Uplink {
     tun: Arc<Tun>,
     queue: Arc<PacketQueue>,
-    traffic: Arc<Traffic>,
     gate: Arc<Gate>,
     egress: Egress,
 }
 
 impl Uplink {
-    pub(super) fn new(
-        tun: Arc<Tun>,
-        queue: Arc<PacketQueue>,
-        traffic: Arc<Traffic>,
-        gate: Arc<Gate>,
-    ) -> Self {
-        Self { tun, queue, traffic, gate, egress: Egress::default() }
+    pub(super) fn new(tun: Arc<Tun>, queue: Arc<PacketQueue>, gate: Arc<Gate>) -> Self {
+        Self { tun, queue, gate, egress: Egress::default() }
     }
 }
 
 impl Route for Uplink {
     fn route<'a>(&mut self, packets: impl Iterator<Item = &'a mut [u8]>) {
-        let Self { tun, queue, traffic, gate, egress } = self;
-        let count = |reason, length| traffic.drops().count(Priority::Normal, reason, length);
-        let Some(Way { mtu, router }) = gate.way() else {
-            return packets.for_each(|packet| count(DropReason::NotConnected, packet.len()));
-        };
+        let Self { tun, queue, gate, egress } = self;
         let now = clock::now();
+        let way = gate.way();
         let mut producer = queue.producer(now);
+        let Some(Way { mtu, router }) = way else {
+            return packets.for_each(|packet| producer.refuse(packet, DropReason::NotConnected));
+        };
         for packet in packets {
             if let Err(reason) = egress.pass(packet, mtu, |packet| producer.push(packet)) {
-                count(reason, packet.len());
+                producer.refuse(packet, reason);
                 if reason == DropReason::TooBig {
                     let answer = |answer: &[u8]| tun.write(answer).is_ok();
                     gate.answers.too_big(now, &router, packet, mtu, answer);
@@ -109,7 +103,7 @@ impl Port for Downlink {
     fn deliver(&mut self, packet: &mut [u8]) {
         match self.take(packet) {
             Ok(()) => self.received = (self.received.0 + 1, self.received.1 + packet.len() as u64),
-            Err(reason) => self.traffic.drops().count(Priority::Normal, reason, packet.len()),
+            Err(reason) => count_drop(self.traffic.drops(), reason, packet),
         }
     }
 
@@ -121,4 +115,11 @@ impl Port for Downlink {
     fn round_trip(&mut self, quality: &Quality) {
         self.shared.round_trip(quality);
     }
+
+    fn timed_out(&mut self, quality: &Quality) {
+        self.shared.timed_out(quality);
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,6 +139,13 @@ impl Shared {
         self.events.emit(Event::Quality(report));
     }
 
+    /// A keepalive was not answered in time. Before the first answer there is nothing to tell of the link.
+    pub(super) fn timed_out(&self, quality: &Quality) {
+        if let Some(known) = &mut self.facts().quality {
+            *known = QualityReport::from(quality);
+        }
+    }
+
     fn update(&self, change: impl FnOnce(&mut Facts)) {
         let mut facts = self.facts();
         let before = facts.status.clone();

@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::GOODBYE;
-use super::attempt::{Established, attempt};
-use super::failure::{Failure, Fate};
+use super::attempt::{Approach, Established, attempt};
+use super::failure::{Failure, Fate, is_cut};
+use super::inbox::{Command, Inbox, Interrupt, Reply, answer};
 use super::port::Downlink;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
@@ -21,6 +22,7 @@ use crate::engine::{End, Link, Order};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::repair;
 use crate::report::{Assigned, ConnectionState, LogLevel, Status};
+use crate::session::KeepaliveCap;
 use crate::session::reconnect::Backoff;
 use crate::telemetry::Traffic;
 use crate::transport::{ClientTls, Stream};
@@ -32,86 +34,10 @@ const CLOSE_WAIT: Duration = Duration::from_millis(200);
 /// A connection that lasted this long was a success: the next back-off begins anew.
 const STABLE: Duration = Duration::from_secs(10);
 
-pub(super) enum Command {
-    Connect { config: Box<ClientConfig>, persistent: bool, reply: Reply },
-    Disconnect { reply: oneshot::Sender<()> },
-}
-
-type Reply = oneshot::Sender<Result<Assigned, VpnError>>;
-
-/// Why the supervisor was told to let go of what it was doing.
-enum Interrupt {
-    Disconnect(oneshot::Sender<()>),
-    Stop,
-}
-
-impl Interrupt {
-    fn answer(self) {
-        match self {
-            Self::Disconnect(reply) => answer(reply, ()),
-            Self::Stop => {}
-        }
-    }
-}
-
 /// How a tunnel came to its end.
 enum Outcome {
     Interrupted(Interrupt),
     Failed(VpnError),
-}
-
-/// Answers a call, unless whoever made it has gone away.
-fn answer<T>(reply: oneshot::Sender<T>, outcome: T) {
-    let _unheard = reply.send(outcome);
-}
-
-/// Commands and the stop signal.
-struct Inbox {
-    commands: mpsc::Receiver<Command>,
-    stop: watch::Receiver<Option<Duration>>,
-}
-
-impl Inbox {
-    /// The next command; none once the client is to stop.
-    async fn next(&mut self) -> Option<Command> {
-        tokio::select! {
-            biased;
-            // An error means that the client was dropped, which stops it as well.
-            _ = self.stop.wait_for(Option::is_some) => None,
-            command = self.commands.recv() => command,
-        }
-    }
-
-    /// Awaits `goodbye`, but no longer than PROTOCOL §9 grants, or what is left once the process is
-    /// about to end.
-    async fn goodbye(&mut self, goodbye: impl Future<Output = ()>) {
-        let begun = Instant::now();
-        tokio::pin!(goodbye);
-        loop {
-            let granted = self.stop.borrow_and_update().unwrap_or(GOODBYE);
-            tokio::select! {
-                biased;
-                () = &mut goodbye => return,
-                () = tokio::time::sleep_until(begun + granted) => return,
-                // The grant shrinks; without a sender nobody is left to hurry.
-                Ok(()) = self.stop.changed() => {}
-            }
-        }
-    }
-
-    /// Answers what a busy client can answer; returns when it must let go. Cancel-safe.
-    async fn interrupt(&mut self) -> Interrupt {
-        loop {
-            match self.next().await {
-                None => return Interrupt::Stop,
-                Some(Command::Disconnect { reply }) => return Interrupt::Disconnect(reply),
-                Some(Command::Connect { reply, .. }) => {
-                    let message = "the VPN client is connected, connecting or reconnecting already; call disconnect() first";
-                    answer(reply, Err(VpnError::new(ErrorCode::AlreadyConnected, message)));
-                }
-            }
-        }
-    }
 }
 
 pub(super) struct Supervisor {
@@ -154,6 +80,7 @@ impl Supervisor {
             tunnel: None,
             tls: None,
             known: Vec::new(),
+            keepalive_cap: KeepaliveCap::default(),
             bad_requests: 0,
         };
         let outcome = run.run(&mut self.inbox).await;
@@ -194,6 +121,8 @@ struct Run {
     /// Made once: reading the system's trusted roots takes a while.
     tls: Option<ClientTls>,
     known: Vec<IpAddr>,
+    /// What the connections of this tunnel that were cut while idle taught.
+    keepalive_cap: KeepaliveCap,
     bad_requests: u32,
 }
 
@@ -255,10 +184,12 @@ impl Run {
         if self.config.server_url.tls && self.tls.is_none() {
             self.tls = Some(self.config.client_tls().map_err(Failure::last)?);
         }
+        let approach =
+            Approach { tls: self.tls.as_ref(), known: &self.known, keepalive_cap: self.keepalive_cap };
         let established = tokio::select! {
             biased;
             interrupt = inbox.interrupt() => return Ok(interrupt),
-            outcome = attempt(&self.config, self.tls.as_ref(), &self.known, deadline, &self.shared, announce) => outcome?,
+            outcome = attempt(&self.config, approach, deadline, &self.shared, announce) => outcome?,
         };
         self.set_up(&established).await.map_err(Failure::last)?;
         self.serve(established, deadline, inbox).await
@@ -308,7 +239,7 @@ impl Run {
                     Some(end) => break Ended::Link(end),
                     None => {
                         confirmed = Some(Instant::now());
-                        tunnel.set_online(Some(&hello));
+                        tunnel.set_online(&hello);
                         let dns = Some(tunnel.dns());
                         shared.set_connected(Status { dns, ..status(&hello, remote) }, mtu.clone());
                         self.bad_requests = 0;
@@ -323,13 +254,16 @@ impl Run {
                 }
             }
         };
-        tunnel.set_online(None);
+        tunnel.set_offline();
         drop(wire_guard);
         if confirmed.is_some_and(|since| since.elapsed() >= STABLE) {
             self.backoff.reset();
         }
         match ended {
             Ended::Link(end) => {
+                if confirmed.is_some() && is_cut(&end) {
+                    self.learn(link.silence_before_cut());
+                }
                 link.into_websocket().close(end.close_code(), "", CLOSE_WAIT).await;
                 Err(Failure::from(end))
             }
@@ -348,6 +282,21 @@ impl Run {
                 });
                 Ok(interrupt)
             }
+        }
+    }
+
+    /// Takes in how long a connection had been silent when it was cut.
+    fn learn(&mut self, silence: Option<Duration>) {
+        if let Some(silence) = silence
+            && self.keepalive_cap.learn(silence)
+            && let Some(interval) = self.keepalive_cap.get()
+        {
+            let message = format!(
+                "the connection was cut after {:.1} s of silence; from now on keepalives go out every {:.1} s at least",
+                silence.as_secs_f64(),
+                interval.as_secs_f64()
+            );
+            self.shared.events.log(LogLevel::Info, "keepalive", message);
         }
     }
 

@@ -76,8 +76,7 @@ impl Tunnel {
         let changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
         let queue = Arc::new(PacketQueue::new(Arc::clone(traffic), FlowHasher::new(&mut rand::rng())));
         let gate = Arc::new(Gate::new());
-        let uplink =
-            Uplink::new(Arc::clone(&tun), Arc::clone(&queue), Arc::clone(traffic), Arc::clone(&gate));
+        let uplink = Uplink::new(Arc::clone(&tun), Arc::clone(&queue), Arc::clone(&gate));
         let pump = Task::spawn("tun", pump(Arc::clone(&tun), config.mtu, uplink));
         let addresses = Addresses::of(hello);
         let mut tunnel = Self {
@@ -199,11 +198,17 @@ impl Tunnel {
         Downlink::new(Arc::clone(&self.tun), Arc::clone(traffic), Arc::clone(shared), ingress)
     }
 
-    /// Opens the way into the queue, to a session of `hello`, or shuts it. What waited when it opens is
-    /// from before the outage and is dropped.
-    pub(super) fn set_online(&self, hello: Option<&Accepted>) {
+    /// Opens the way into the queue, to a session of `hello`. What a route that was just under way has
+    /// put there since the last session is dropped.
+    pub(super) fn set_online(&self, hello: &Accepted) {
         self.queue.discard(DropReason::Stale);
-        self.gate.set(hello.map(way));
+        self.gate.set(Some(way(hello)));
+    }
+
+    /// Shuts the way into the queue, and drops what waits: the next session may be long in coming.
+    pub(super) fn set_offline(&self) {
+        self.gate.set(None);
+        self.queue.discard(DropReason::NotConnected);
     }
 
     /// The resolvers that the host has.
@@ -239,9 +244,12 @@ impl Tunnel {
 
     /// Puts the host back as it was.
     pub(super) async fn close(self) {
-        let Self { tun, mut pump, changes, .. } = self;
+        let Self { tun, mut pump, changes, queue, .. } = self;
         pump.abort();
         let _ended = pump.join().await;
+        // Nobody puts anything there any more.
+        queue.close();
+        queue.discard(DropReason::NotConnected);
         changes.undo().await;
         // The last handle on the device closes it; its addresses and routes go with it.
         drop(tun);
@@ -253,4 +261,85 @@ fn way(hello: &Accepted) -> Way {
     // The hello's prefix length was checked when it was read.
     let v4 = Ipv4Net::new_assert(hello.gateway, hello.prefix_length);
     Way { mtu: hello.mtu, router: Router::new(v4, hello.v6.map(|v6| v6.gateway)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::codec::hello::Features;
+    use crate::engine::clock;
+    use crate::network::namespace::{block_on, isolated};
+    use crate::packet::ip::tests::v4;
+    use crate::report::{Event, EventSink, Events};
+    use crate::telemetry::{DropCount, Priority};
+
+    struct Nobody;
+
+    impl EventSink for Nobody {
+        fn emit(&self, _event: Event) {}
+    }
+
+    fn hello() -> Accepted {
+        Accepted {
+            version: 1,
+            features: Features::NONE,
+            client_id: "c1".to_owned(),
+            assigned_ip: "10.8.0.2".parse().unwrap(),
+            prefix_length: 24,
+            gateway: "10.8.0.1".parse().unwrap(),
+            v6: None,
+            mtu: 1420,
+            keepalive_interval_secs: 30,
+            dns: Vec::new(),
+            ticket: None,
+            mlkem768: None,
+        }
+    }
+
+    #[test]
+    fn what_waits_when_the_connection_is_gone_is_counted_once() {
+        isolated("client::tunnel::tests::what_waits_when_the_connection_is_gone_is_counted_once", || {
+            block_on(async {
+                let config = json!({
+                    "serverUrl": "ws://127.0.0.1:1/", "stateDir": null,
+                    // RFC 7748 §6.1.
+                    "serverPublicKey": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+                });
+                let config = ClientConfig::parse(&config, Path::new("/")).unwrap();
+                let (traffic, hello) = (Arc::<Traffic>::default(), hello());
+                let shared = Arc::new(Shared::new(Events::new(Arc::new(Nobody))));
+                let remote = "127.0.0.1".parse().unwrap();
+                let tunnel = Tunnel::open(&config, &hello, remote, &traffic, &shared).await.unwrap();
+                let queue = tunnel.queue();
+                let push = |protocol| {
+                    let packet = v4([10, 8, 0, 2], [10, 8, 0, 9], protocol, &[8; 480]);
+                    queue.producer(clock::now()).push(&packet);
+                };
+                // The kernel may have sent packets of its own into the interface.
+                let lost = |priority, reason| {
+                    let DropCount { packets, bytes } = traffic.drops().snapshot().get(priority, reason);
+                    (packets, bytes)
+                };
+                let offline = DropReason::NotConnected;
+                push(1);
+                tunnel.set_online(&hello);
+                assert_eq!(lost(Priority::High, DropReason::Stale), (1, 500));
+                push(17);
+                push(17);
+                tunnel.set_offline();
+                assert_eq!(lost(Priority::Normal, offline), (2, 1000));
+                push(17);
+                tunnel.close().await;
+                assert_eq!(lost(Priority::Normal, offline), (3, 1500));
+                push(17);
+                assert_eq!(lost(Priority::Normal, offline), (4, 2000), "closed");
+                assert!(queue.is_empty());
+                assert_eq!(lost(Priority::Normal, DropReason::Stale), (0, 0));
+            });
+        });
+    }
 }

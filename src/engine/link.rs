@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -71,6 +71,9 @@ pub trait Port: Send {
 
     /// One of our keepalives came back.
     fn round_trip(&mut self, quality: &Quality);
+
+    /// One of our keepalives was not answered in time.
+    fn timed_out(&mut self, quality: &Quality);
 
     /// The peer sent a keepalive.
     fn keepalive_came(&mut self) {}
@@ -167,6 +170,11 @@ where
             Poll::Pending => Poll::Pending,
         })
         .await
+    }
+
+    /// How long nothing had passed when the connection was cut, just now; none if it was in use.
+    pub fn silence_before_cut(&self) -> Option<Duration> {
+        self.session.silence_before_cut(clock::now(), self.websocket.is_flushed())
     }
 
     /// The connection, to be closed.
@@ -270,6 +278,7 @@ where
         while let Some(event) = self.session.poll_event() {
             match event {
                 Event::RoundTrip { .. } => self.port.round_trip(&self.session.quality()),
+                Event::TimedOut => self.port.timed_out(&self.session.quality()),
                 Event::PeerDead => return Some(End::DeadPeer),
                 Event::Disconnected(disconnect) => return Some(End::Peer(disconnect)),
                 Event::KeysSpent => return Some(End::KeysSpent),
@@ -318,7 +327,7 @@ where
         websocket
             .queue_message(|out| {
                 session.poll_transmit(out)?;
-                batch.iter().take(count).try_for_each(|packet| session.seal_packet(packet, out))
+                batch.iter().take(count).try_for_each(|packet| session.seal_packet(now, packet, out))
             })
             .map_err(End::BadFrame)?;
         if let Some(leaving) = leaving {

@@ -97,6 +97,9 @@ mod tests {
 
     use super::*;
     use crate::engine::clock;
+    use crate::packet::ip::tests::v4;
+    use crate::qos::{Batch, FlowHasher, PacketQueue};
+    use crate::telemetry::Traffic;
 
     fn limit(rate: u64) -> RateLimit {
         RateLimit::new(rate, 65_536).unwrap()
@@ -120,5 +123,64 @@ mod tests {
         assert_eq!(meter.ready_at(now, 1000), now + Duration::from_millis(1));
         limits.set(None);
         assert_eq!(meter.allowance(now, 1000), Allowance::unlimited(1000));
+    }
+
+    /// What a link or a port takes out of a backlog that never ends, in simulated time: the size of each
+    /// batch, at the millisecond that its task's timer fires.
+    fn batches(rate: u64, batch_bytes: usize, seconds: u64) -> Vec<(Duration, usize)> {
+        let start = clock::now();
+        let mut meter = Meter::new(Arc::new(Limits::new(Some(limit(rate)))));
+        let queue = PacketQueue::new(Arc::<Traffic>::default(), FlowHasher::new(&mut rand::rng()));
+        queue.set_rate(Some(rate));
+        let packet = v4([192, 0, 2, 1], [10, 8, 0, 2], 17, &[1; 1400]);
+        let (mut batch, mut seen) = (Batch::default(), Vec::new());
+        let mut elapsed = Duration::ZERO;
+        while elapsed < Duration::from_secs(seconds) {
+            let now = start + elapsed;
+            let missing = 64_usize.saturating_sub(queue.len());
+            let mut producer = queue.producer(now);
+            (0..missing).for_each(|_| producer.push(&packet));
+            drop(producer);
+            queue.drain_into(now, &mut batch, meter.allowance(now, batch_bytes));
+            meter.take(now, batch.len_bytes());
+            if batch.len_bytes() > 0 {
+                seen.push((elapsed, batch.len_bytes()));
+            }
+            if let Some(length) = batch.short_of() {
+                let wait = meter.ready_at(now, length) - start;
+                // Timers fire at the end of a millisecond.
+                elapsed = Duration::from_millis(wait.as_nanos().div_ceil(1_000_000) as u64).max(elapsed);
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn a_limited_session_sends_in_small_batches_once_its_burst_is_spent() {
+        const PACKET: usize = 1420;
+        // In batches as of a link, and as of what is let go of in the other direction.
+        for batch_bytes in [32 * 1024, 64 * 1024] {
+            for rate in [10_000, 100_000, 1_000_000, 2_000_000, 10_000_000] {
+                let seconds = 4;
+                let seen = batches(rate, batch_bytes, seconds);
+                let mut burst = 65_536_usize;
+                let mut total = 0;
+                for (at, bytes) in &seen {
+                    total += bytes;
+                    if burst > 0 {
+                        burst = burst.saturating_sub(*bytes).saturating_sub(PACKET);
+                        continue;
+                    }
+                    // What comes in within the timer's millisecond, and the packet it waited for.
+                    let most = PACKET + rate as usize / 1000;
+                    assert!(*bytes <= most, "{rate} B/s: {bytes} bytes at {at:?}");
+                }
+                let allowed = 65_536 + rate as usize * seconds as usize;
+                assert!(
+                    total <= allowed && total + PACKET * 2 + rate as usize / 500 >= allowed,
+                    "{rate}: {total}"
+                );
+            }
+        }
     }
 }

@@ -24,7 +24,7 @@ mod sysctl;
 #[cfg(test)]
 #[path = "../../tests/support/namespace.rs"]
 #[allow(dead_code, reason = "shared with the integration tests")]
-mod namespace;
+pub(crate) mod namespace;
 
 pub use changes::HostChanges;
 pub use conntrack::delete_conntrack;

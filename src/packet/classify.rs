@@ -2,31 +2,25 @@
 //! belongs to. Nothing behind the transport's ports is read, and nothing is remembered: that a flow has
 //! moved so much that it is [`Priority::Low`] is known to [`qos`](crate::qos) alone.
 
-use crate::telemetry::Priority;
+use super::upper::{MAX_EXTENSIONS, extension, is_extension};
+use crate::telemetry::{DropReason, Drops, Priority};
 
 /// Packets shorter than this are high, in bytes with all headers (API §6): acknowledgements, frames of
 /// voice, key strokes. A super-packet counts by the length of its segments.
 pub const SMALL_PACKET: usize = 128;
 
-/// Extension headers that are followed to the transport header. RFC 8200 §4.1 recommends at most seven
-/// (destination options may come twice); a longer chain is made to keep others busy.
-const MAX_EXTENSIONS: usize = 8;
-
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 
 mod protocol {
-    pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const ICMP: u8 = 1;
     pub(super) const TCP: u8 = 6;
     pub(super) const UDP: u8 = 17;
     pub(super) const DCCP: u8 = 33;
-    pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
     pub(super) const ESP: u8 = 50;
     pub(super) const AH: u8 = 51;
     pub(super) const ICMPV6: u8 = 58;
-    pub(super) const DESTINATION_OPTIONS: u8 = 60;
     pub(super) const SCTP: u8 = 132;
     pub(super) const UDP_LITE: u8 = 136;
 }
@@ -121,6 +115,11 @@ pub fn classify(packet: &[u8], segment_len: Option<u16>) -> Classified {
     };
     let length = segment_len.map_or(packet.len(), usize::from);
     headers.classify(length < SMALL_PACKET)
+}
+
+/// Counts a packet that is dropped before it was in any queue, in the class that its headers put it in.
+pub fn count_drop(drops: &Drops, reason: DropReason, packet: &[u8]) {
+    drops.count(classify(packet, None).priority, reason, packet.len());
 }
 
 /// What is read of a packet.
@@ -247,26 +246,6 @@ impl<'a> Headers<'a> {
             _ => None,
         }
     }
-}
-
-fn is_extension(protocol: u8) -> bool {
-    use protocol::{AH, DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING};
-    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AH | DESTINATION_OPTIONS)
-}
-
-/// What follows the extension header `bytes` begin with: its protocol and the rest. `None` where it is
-/// none, or cut short.
-fn extension(protocol: u8, bytes: &[u8]) -> Option<(u8, &[u8])> {
-    if !is_extension(protocol) {
-        return None;
-    }
-    let &[next, length] = bytes.first_chunk()?;
-    let length = match protocol {
-        protocol::FRAGMENT => 8,
-        protocol::AH => (usize::from(length) + 2) * 4,
-        _ => (usize::from(length) + 1) * 8,
-    };
-    Some((next, bytes.get(length..)?))
 }
 
 #[cfg(test)]

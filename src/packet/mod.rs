@@ -11,7 +11,7 @@ pub mod ip;
 mod mss;
 mod upper;
 
-pub use classify::{Classified, FlowTuple, Fragment, classify};
+pub use classify::{Classified, FlowTuple, Fragment, classify, count_drop};
 pub use egress::Egress;
 pub use icmp::{Answers, Router};
 pub use ingress::Ingress;

@@ -2,7 +2,7 @@
 
 /// Extension headers that are walked over at most. Each kind occurs once in a sane packet (RFC 8200
 /// §4.1, with authentication six), so a longer chain is somebody's experiment.
-const MAX_EXTENSIONS: usize = 8;
+pub(super) const MAX_EXTENSIONS: usize = 8;
 
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
@@ -57,8 +57,25 @@ pub(super) fn upper_layer(packet: &[u8]) -> Option<Upper> {
 }
 
 /// Whether an IPv6 next-header value is that of an extension header.
+#[inline]
 pub(super) fn is_extension(next_header: u8) -> bool {
     matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
+}
+
+/// What follows the extension header that `bytes` begin with: its protocol and the rest. `None` where it is
+/// none, or cut short; every one has at least eight bytes.
+#[inline]
+pub(super) fn extension(protocol: u8, bytes: &[u8]) -> Option<(u8, &[u8])> {
+    if !is_extension(protocol) {
+        return None;
+    }
+    let &[next, length] = bytes.first_chunk()?;
+    let length = match protocol {
+        FRAGMENT => 8,
+        AUTHENTICATION => (usize::from(length) + 2) * 4,
+        _ => (usize::from(length) + 1) * 8,
+    };
+    Some((next, bytes.get(length..)?))
 }
 
 fn of_ipv4(packet: &[u8]) -> Option<Upper> {
@@ -81,21 +98,13 @@ fn of_ipv6(packet: &[u8]) -> Option<Upper> {
         if !is_extension(protocol) {
             return Some(Upper { protocol, offset, fragment });
         }
-        let header = packet.get(offset..)?.first_chunk::<8>()?;
+        let header = packet.get(offset..)?;
+        let (next, rest) = extension(protocol, header)?;
         if protocol == FRAGMENT {
             let field = u16::from_be_bytes([header[2], header[3]]);
             fragment = Fragment::of(field >> 3, field & 1 != 0);
         }
-        let length = match protocol {
-            FRAGMENT => 8,
-            AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
-            _ => (usize::from(header[1]) + 1) * 8,
-        };
-        protocol = header[0];
-        offset += length;
-        if offset > packet.len() {
-            return None;
-        }
+        (protocol, offset) = (next, packet.len() - rest.len());
         if fragment == Fragment::Later {
             // What follows is from the middle of the datagram.
             return Some(Upper { protocol, offset, fragment });

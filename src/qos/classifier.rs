@@ -43,6 +43,17 @@ impl Classifier {
         (flow, priority)
     }
 
+    /// The class of a packet that is dropped: nothing of its flow has moved by it.
+    pub(super) fn class_of(&mut self, now: Instant, packet: &[u8]) -> Priority {
+        let class = classify(packet, None);
+        let hash = self.hasher.hash(&class.flow);
+        let (flow, priority) = match class.fragment {
+            Fragment::Later => self.fragments.later(now, hash).unwrap_or((hash, class.priority)),
+            Fragment::None | Fragment::First(_) => (hash, class.priority),
+        };
+        if !class.small && self.flows.is_heavy(now, flow) { Priority::Low } else { priority }
+    }
+
     /// Frees what was not used since the last call.
     pub(super) fn trim(&mut self) {
         self.flows.trim();

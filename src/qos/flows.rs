@@ -79,8 +79,7 @@ impl FlowAccounting {
             self.dice = flow;
         }
         self.used = true;
-        let since = now.saturating_duration_since(*self.epoch.get_or_insert(now));
-        let slice = u32::try_from(since.as_secs() / SLICE_SECS).unwrap_or(u32::MAX);
+        let slice = slice(*self.epoch.get_or_insert(now), now);
         let set = &mut self.sets[(flow >> 32) as usize % SETS];
         let sums = match set.flows.iter().position(|name| *name == flow) {
             Some(way) => &mut set.sums[way],
@@ -95,6 +94,15 @@ impl FlowAccounting {
         };
         sums.add(slice, bytes);
         sums.total > HEAVY_BYTES
+    }
+
+    /// Whether the flow with this keyed hash is heavy, as far as it was counted.
+    pub fn is_heavy(&mut self, now: Instant, flow: u64) -> bool {
+        let (Some(epoch), flow) = (self.epoch, flow.max(1)) else { return false };
+        let Some(set) = self.sets.get_mut((flow >> 32) as usize % SETS) else { return false };
+        let Some(way) = set.flows.iter().position(|name| *name == flow) else { return false };
+        set.sums[way].advance(slice(epoch, now));
+        set.sums[way].total > HEAVY_BYTES
     }
 
     /// Frees the memory if nothing was counted since the last call.
@@ -148,6 +156,11 @@ impl Sums {
         }
         self.newest = self.newest.max(slice);
     }
+}
+
+/// The number of the slice that `now` is in.
+fn slice(epoch: Instant, now: Instant) -> u32 {
+    u32::try_from(now.saturating_duration_since(epoch).as_secs() / SLICE_SECS).unwrap_or(u32::MAX)
 }
 
 /// The next number of Marsaglia's xorshift64.

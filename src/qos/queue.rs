@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Every packet that is pushed is drained or counted as dropped in the session's [`Traffic`], by the class
-//! it was in and the reason, at the moment it is dropped; nobody else counts it.
+//! it was in and the reason, at the moment it is dropped; nobody else counts it. So is what is refused.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -253,6 +253,14 @@ impl Producer<'_> {
         if let Some(inner) = &mut self.inner {
             inner.push(self.now, packet);
             self.pushed = true;
+        }
+    }
+
+    /// Counts a packet that is dropped instead of being queued, in the class that it would have been in.
+    pub fn refuse(&mut self, packet: &[u8], reason: DropReason) {
+        if let Some(inner) = &mut self.inner {
+            let priority = inner.classifier.class_of(self.now, packet);
+            inner.backlog.count(priority, reason, packet.len());
         }
     }
 }

@@ -348,6 +348,9 @@ pub struct ClientTelemetry {
     /// How much of it may come at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_bytes: Option<u64>,
+    /// The link's quality as the server's own keepalives measure it; absent before the first check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<QualityReport>,
     /// What was dropped and why.
     #[serde(flatten)]
     pub drops: DropReport,

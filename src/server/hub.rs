@@ -14,9 +14,9 @@ use crate::codec::disconnect::DisconnectCode;
 use crate::config::ServerConfig;
 use crate::crypto::keys::Keypair;
 use crate::engine::clock;
-use crate::packet::Router;
+use crate::packet::{Router, count_drop};
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
-use crate::telemetry::{DropReason, Priority, Traffic, TrafficSnapshot};
+use crate::telemetry::{DropReason, Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
 use crate::tunnel::Tun;
 
@@ -110,9 +110,12 @@ impl Hub {
         }
         table.by_id.remove(&peer.id);
         table.order.retain(|id| *id != peer.id);
-        // No producer has the queue now, so what is counted here is all of it.
+        // No producer has a queue now, so what is counted here is all of it. What came from the client and
+        // was held back had not been delivered in time because of its limit.
         peer.queue.close();
         peer.queue.discard(DropReason::NotConnected);
+        peer.held.close();
+        peer.held.discard(DropReason::RateLimit);
         table.past += &peer.traffic.snapshot();
         drop(table);
         self.events.emit(Event::ClientDisconnected { client_id: peer.id.clone(), reason });
@@ -120,8 +123,8 @@ impl Hub {
     }
 
     /// Counts a packet that belongs to no client.
-    pub(super) fn drop_packet(&self, reason: DropReason, length: usize) {
-        self.traffic.drops().count(Priority::Normal, reason, length);
+    pub(super) fn drop_packet(&self, reason: DropReason, packet: &[u8]) {
+        count_drop(self.traffic.drops(), reason, packet);
     }
 
     /// The figures of all clients, past ones included.

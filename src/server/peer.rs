@@ -8,10 +8,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::codec::disconnect::DisconnectCode;
 use crate::engine::{Limits, Order, clock};
-use crate::packet::{Answers, Router};
+use crate::packet::{Answers, Router, count_drop};
 use crate::qos::{FlowHasher, PacketQueue, RateLimit};
-use crate::report::{ClientInfo, ClientTelemetry, DropReport, timestamp};
-use crate::telemetry::{DropReason, Priority, Traffic};
+use crate::report::{ClientInfo, ClientTelemetry, DropReport, QualityReport, timestamp};
+use crate::telemetry::{DropReason, Quality, Traffic};
 
 /// A confirmed session.
 pub(super) struct Peer {
@@ -36,6 +36,8 @@ pub(super) struct Peer {
     since: String,
     orders: mpsc::Sender<Order>,
     last_keepalive: Mutex<Option<String>>,
+    /// What the keepalives that the server sent say of the link; none before the first check.
+    quality: Mutex<Option<QualityReport>>,
     ended: watch::Sender<bool>,
 }
 
@@ -79,6 +81,7 @@ impl Peer {
             since: timestamp(),
             orders,
             last_keepalive: Mutex::new(None),
+            quality: Mutex::new(None),
             ended: watch::Sender::new(false),
         }
     }
@@ -109,13 +112,19 @@ impl Peer {
         self.ended.send_replace(true);
     }
 
-    pub(super) fn drop_packet(&self, reason: DropReason, length: usize) {
-        self.traffic.drops().count(Priority::Normal, reason, length);
+    /// Counts a packet of the client's that no queue takes.
+    pub(super) fn drop_packet(&self, reason: DropReason, packet: &[u8]) {
+        count_drop(self.traffic.drops(), reason, packet);
     }
 
     /// The client sent a keepalive.
     pub(super) fn keepalive_came(&self) {
         *self.last_keepalive() = Some(timestamp());
+    }
+
+    /// A keepalive of ours was answered, or timed out.
+    pub(super) fn checked(&self, quality: &Quality) {
+        *self.quality() = Some(QualityReport::from(quality));
     }
 
     pub(super) fn telemetry(&self) -> ClientTelemetry {
@@ -130,13 +139,14 @@ impl Peer {
             bytes_sent: traffic.bytes_sent,
             rate_limit_bytes_per_sec: limit.map(|limit| limit.rate()),
             burst_bytes: limit.map(|limit| limit.burst()),
+            quality: self.quality().clone(),
             drops: DropReport::from(&traffic.drops),
         }
     }
 
     pub(super) fn info(&self) -> ClientInfo {
         ClientInfo {
-            telemetry: self.telemetry(),
+            telemetry: ClientTelemetry { quality: None, ..self.telemetry() },
             connected_since: self.since.clone(),
             assigned_ip6: self.v6,
             remote_addr: std::net::SocketAddr::new(self.remote, self.port).to_string(),
@@ -145,7 +155,57 @@ impl Peer {
         }
     }
 
+    fn quality(&self) -> MutexGuard<'_, Option<QualityReport>> {
+        self.quality.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn last_keepalive(&self) -> MutexGuard<'_, Option<String>> {
         self.last_keepalive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::telemetry::LinkHealth;
+
+    pub(super) fn peer() -> Peer {
+        let identity = Identity {
+            id: "c1".to_owned(),
+            v4: Ipv4Addr::new(10, 8, 0, 2),
+            v6: None,
+            prefix_length: 24,
+            mtu: 1420,
+            name: None,
+            remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 1,
+        };
+        Peer::new(identity, mpsc::channel(1).0, None)
+    }
+
+    #[test]
+    fn telemetry_tells_of_the_link_from_the_first_check_on() {
+        let peer = peer();
+        let telemetry = || serde_json::to_value(peer.telemetry()).unwrap();
+        assert_eq!(telemetry().get("quality"), None);
+        let ms = Duration::from_millis;
+        peer.checked(&Quality {
+            srtt: ms(20),
+            jitter: ms(3),
+            min_rtt: ms(10),
+            max_rtt: ms(40),
+            loss_ratio: 0.25,
+            consecutive_timeouts: 1,
+            link_health: LinkHealth::Degraded,
+            keepalive_interval: ms(30_000),
+        });
+        let expected = serde_json::json!({
+            "srttMs": 20.0, "jitterMs": 3.0, "minRttMs": 10.0, "maxRttMs": 40.0, "lossRatio": 0.25,
+            "consecutiveTimeouts": 1, "linkHealth": "degraded", "currentKeepaliveIntervalSecs": 30.0,
+        });
+        assert_eq!(telemetry()["quality"], expected);
+        assert_eq!(serde_json::to_value(peer.info()).unwrap().get("quality"), None, "of the telemetry only");
     }
 }

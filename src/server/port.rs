@@ -36,7 +36,7 @@ impl Route for Downlink {
             let to = match IpPacket::parse_start(packet) {
                 Ok(packet) => packet.dst(),
                 Err(malformed) => {
-                    hub.drop_packet(malformed.into(), packet.len());
+                    hub.drop_packet(malformed.into(), packet);
                     continue;
                 }
             };
@@ -47,12 +47,12 @@ impl Route for Downlink {
                 current = table.by_address(to).map(|peer| (to, peer, peer.queue.producer(now)));
             }
             let Some((_, peer, producer)) = &mut current else {
-                hub.drop_packet(DropReason::NoRoute, packet.len());
+                hub.drop_packet(DropReason::NoRoute, packet);
                 continue;
             };
             let passed = egress.pass(packet, peer.mtu, |packet| producer.push(packet));
             if let Err(reason) = passed {
-                peer.drop_packet(reason, packet.len());
+                producer.refuse(packet, reason);
                 if reason == DropReason::TooBig {
                     let answer = |answer: &[u8]| hub.tun.write(answer).is_ok();
                     peer.answers.too_big(now, &peer.router, packet, peer.mtu, answer);
@@ -130,12 +130,11 @@ impl Uplink {
         let other = table.by_address(to).ok_or(DropReason::NoRoute)?;
         // The packet came whole from this client: what becomes of it now is the other's.
         let now = clock::now();
-        let passed = {
-            let mut producer = other.queue.producer(now);
-            egress.pass(packet, other.mtu, |packet| producer.push(packet))
-        };
-        if let Err(reason) = passed {
-            other.drop_packet(reason, packet.len());
+        let mut producer = other.queue.producer(now);
+        if let Err(reason) = egress.pass(packet, other.mtu, |packet| producer.push(packet)) {
+            producer.refuse(packet, reason);
+            // Its lock is let go before the sender's is taken.
+            drop(producer);
             if reason == DropReason::TooBig {
                 let answer = |answer: &[u8]| {
                     peer.queue.producer(now).push(answer);
@@ -151,7 +150,7 @@ impl Uplink {
 impl Port for Uplink {
     fn deliver(&mut self, packet: &mut [u8]) {
         if let Err(reason) = self.take(packet) {
-            self.peer.drop_packet(reason, packet.len());
+            self.peer.drop_packet(reason, packet);
         }
     }
 
@@ -175,7 +174,7 @@ impl Port for Uplink {
                 // It was whole when it was admitted.
                 let Ok(to) = IpPacket::parse(packet).map(|packet| packet.dst()) else { continue };
                 if let Err(reason) = self.pass(to, packet) {
-                    self.peer.drop_packet(reason, packet.len());
+                    self.peer.drop_packet(reason, packet);
                 }
             }
             self.batch = batch;
@@ -187,9 +186,18 @@ impl Port for Uplink {
         self.peer.traffic.add_received(packets, bytes);
     }
 
-    fn round_trip(&mut self, _quality: &Quality) {}
+    fn round_trip(&mut self, quality: &Quality) {
+        self.peer.checked(quality);
+    }
+
+    fn timed_out(&mut self, quality: &Quality) {
+        self.peer.checked(quality);
+    }
 
     fn keepalive_came(&mut self) {
         self.peer.keepalive_came();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use crate::crypto::noise::{self, Initiated, Pattern};
 use crate::crypto::seal::{Opener, Sealer};
 use crate::crypto::traffic::TrafficKeys;
 use crate::session::error::SessionError;
+use crate::session::silence::KeepaliveCap;
 use crate::session::up::{KeyLimits, Session};
 use crate::session::{handshake_frame, nonce_prefix, states};
 
@@ -26,6 +27,8 @@ pub struct ClientParams {
     /// Time between keepalives until the link's health is known, 5–120 s; the server's wish unless
     /// given here.
     pub keepalive_interval: Option<Duration>,
+    /// What earlier connections to this server taught about the interval.
+    pub keepalive_cap: KeepaliveCap,
     /// When the traffic keys are spent.
     pub key_limits: KeyLimits,
 }
@@ -39,7 +42,7 @@ pub fn start(
     params: ClientParams,
     rng: &mut dyn CryptoRng,
 ) -> Result<(AwaitingResponse, Vec<u8>), SessionError> {
-    let ClientParams { server_key, hello, keepalive_interval, key_limits } = params;
+    let ClientParams { server_key, hello, keepalive_interval, keepalive_cap, key_limits } = params;
     let kind = FrameType::HandshakeInit;
     let (initiated, message) = noise::initiate(Pattern::Nk, kind, &server_key, &hello.encode(), rng)?;
     let awaiting = AwaitingResponse {
@@ -47,6 +50,7 @@ pub fn start(
         offered: hello.features,
         kem_offered: hello.mlkem768.is_some(),
         keepalive_interval,
+        keepalive_cap,
         key_limits,
     };
     Ok((awaiting, handshake_frame(kind, &message)))
@@ -59,6 +63,7 @@ pub struct AwaitingResponse {
     offered: Features,
     kem_offered: bool,
     keepalive_interval: Option<Duration>,
+    keepalive_cap: KeepaliveCap,
     key_limits: KeyLimits,
 }
 
@@ -160,7 +165,7 @@ impl AwaitingResponse {
         let interval = self
             .keepalive_interval
             .unwrap_or_else(|| Duration::from_secs(hello.keepalive_interval_secs.into()));
-        let session = Session::client(now, ends, interval, self.key_limits, rng);
+        let session = Session::client(now, ends, (interval, self.keepalive_cap), self.key_limits, rng);
         Ok(Connected { session, hello })
     }
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use rand_core::CryptoRng;
 
+use crate::session::silence::KeepaliveCap;
 use crate::telemetry::quality::{Estimator, LinkHealth, Quality};
 
 /// Checks after which the link's health sets the interval; before, the configured one holds.
@@ -60,6 +61,7 @@ pub enum Due {
 #[derive(Debug)]
 pub struct Keepalives {
     configured: Duration,
+    cap: KeepaliveCap,
     clock: Clock,
     phase: Phase,
     /// When the silence rule's clock started: at the last frame that opened or, if later, at the
@@ -94,6 +96,7 @@ impl Keepalives {
     pub fn new(now: Instant, configured: Duration, rng: &mut dyn CryptoRng) -> Self {
         Self {
             configured,
+            cap: KeepaliveCap::default(),
             clock: Clock { zero: now, offset: rng.next_u64() },
             phase: Phase::Resting { since: now, spread: rng.random_range(SPREAD) },
             quiet_since: now,
@@ -102,6 +105,12 @@ impl Keepalives {
             health: Health::default(),
             late: VecDeque::new(),
         }
+    }
+
+    /// Holds every interval, the configured one included, to what earlier connections taught.
+    #[must_use]
+    pub fn with_cap(self, cap: KeepaliveCap) -> Self {
+        Self { cap, ..self }
     }
 
     /// Opens a check at once and returns the timestamp of its keepalive. A check that is open
@@ -169,15 +178,18 @@ impl Keepalives {
     }
 
     /// Time between two keepalives, before its random shortening.
-    pub const fn interval(&self) -> Duration {
-        if self.checks < CHECKS_UNTIL_KNOWN {
-            return self.configured;
-        }
-        match self.health.current {
+    pub fn interval(&self) -> Duration {
+        self.cap.limit(match self.health.current {
+            _ if self.checks < CHECKS_UNTIL_KNOWN => self.configured,
             LinkHealth::Healthy => Duration::from_secs(60),
             LinkHealth::Degraded => Duration::from_secs(30),
             LinkHealth::Critical => Duration::from_secs(10),
-        }
+        })
+    }
+
+    /// Keepalives that timed out since the last answer.
+    pub const fn consecutive_timeouts(&self) -> u32 {
+        self.estimator.consecutive_timeouts()
     }
 
     /// What the checks so far say about the link.
@@ -818,6 +830,60 @@ mod tests {
         let mut bench = Bench::known();
         let later = bench.now + secs(3_600);
         assert_eq!(bench.machine.handle_timeout(later, &mut bench.rng), Some(Due::PeerDead));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_stands_still() {
+        let mut bench = Bench::known();
+        bench.step();
+        let earlier = bench.now - secs(30);
+        bench.machine.heard(earlier);
+        assert_eq!(bench.machine.handle_timeout(earlier, &mut bench.rng), None);
+        assert_eq!(bench.machine.acknowledged(earlier, bench.sent.1), Some(Duration::ZERO));
+        let quality = bench.machine.quality(earlier);
+        assert!(quality.min_rtt <= quality.srtt && quality.srtt <= ms(20), "{quality:?}");
+        assert_eq!((quality.consecutive_timeouts, quality.max_rtt), (0, ms(20)));
+    }
+
+    #[test]
+    fn a_host_that_slept_through_a_timeout_has_one_timeout_and_no_long_round_trip() {
+        // The clock stands still while Linux sleeps; what is left is a timer that fires late.
+        let mut bench = Bench::known();
+        bench.step();
+        let woke = bench.now + secs(20);
+        let due = bench.machine.handle_timeout(woke, &mut bench.rng);
+        assert!(matches!(due, Some(Due::Keepalive(_))), "{due:?}");
+        let quality = bench.machine.quality(woke);
+        assert_eq!((quality.consecutive_timeouts, quality.max_rtt), (1, ms(20)));
+        assert_eq!(bench.health(), LinkHealth::Degraded);
+    }
+
+    #[test]
+    fn a_cap_holds_in_every_row_of_the_table() {
+        let capped = |silence: u64| {
+            let mut cap = KeepaliveCap::default();
+            assert!(cap.learn(secs(silence)));
+            let mut bench = Bench::new(CONFIGURED, 4);
+            bench.machine = bench.machine.with_cap(cap);
+            let mut seen = vec![bench.machine.interval()];
+            bench.answer(ms(20));
+            assert_spread(bench.gap_to_next(), seen[0]);
+            bench.answer_many(2, ms(20));
+            seen.push(bench.machine.interval());
+            for _ in 0..2 {
+                bench.lose();
+                seen.push(bench.machine.interval());
+            }
+            assert_eq!(bench.health(), LinkHealth::Critical);
+            assert_spread(bench.gap_to_next(), seen[3]);
+            assert_eq!(bench.machine.silence_ends() - bench.machine.quiet_since, seen[3] * 3);
+            seen
+        };
+        // Before three checks, healthy, degraded, critical.
+        assert_eq!(capped(100), [30, 60, 30, 10].map(secs));
+        assert_eq!(capped(50), [30, 40, 30, 10].map(secs));
+        assert_eq!(capped(25), [20, 20, 20, 10].map(secs));
+        assert_eq!(capped(4), [5, 5, 5, 5].map(secs));
     }
 
     #[test]

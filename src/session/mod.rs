@@ -31,15 +31,19 @@ pub mod server;
 pub mod up;
 
 mod control;
+mod event;
+mod silence;
 mod states;
 
 pub use client::{AwaitingResponse, ClientFailure, ClientParams, Connected};
 pub use control::MAX_ACKS;
 pub use error::SessionError;
+pub use event::Event;
 pub use reconnect::Backoff;
 pub use replay::ReplayCache;
 pub use server::{Listening, Opened, Request, Unconfirmed};
-pub use up::{ControlCounts, Event, KeyLimits, Session};
+pub use silence::KeepaliveCap;
+pub use up::{ControlCounts, KeyLimits, Session};
 
 use rand_core::CryptoRng;
 

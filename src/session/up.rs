@@ -13,7 +13,9 @@ use crate::codec::frame::{Frame, FrameError, FrameType, split_frame};
 use crate::crypto::seal::{Opener, Sealer};
 use crate::session::control::{Control, Stamp};
 use crate::session::error::SessionError;
+use crate::session::event::{Event, Events};
 use crate::session::keepalive::{Due, Keepalives};
+use crate::session::silence::{KeepaliveCap, Silence};
 use crate::session::states;
 use crate::telemetry::quality::Quality;
 
@@ -33,25 +35,6 @@ impl Default for KeyLimits {
     fn default() -> Self {
         Self { frames: 1 << 32, bytes: 64 << 30, age: Duration::from_secs(3_600) }
     }
-}
-
-/// What the caller must know of; each is told once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// A keepalive came back: [`Session::quality`] has changed. Of several that were not polled in
-    /// between, the last is told.
-    RoundTrip {
-        /// From the keepalive's becoming due to its answer's coming.
-        rtt: Duration,
-    },
-    /// The keys have served long enough (PROTOCOL §5): the client must get new ones by connecting
-    /// anew. Servers are not told.
-    KeysSpent,
-    /// The peer no longer answers. The session has ended.
-    PeerDead,
-    /// The peer's last frame. The session has ended.
-    Disconnected(Disconnect),
 }
 
 /// Counts of a session's control frames.
@@ -75,6 +58,7 @@ pub struct Session {
     opener: Opener,
     control: Control,
     keepalives: Keepalives,
+    silence: Silence,
     keepalives_received: u64,
     acks_unasked: u64,
     last_keepalive_at: Option<Instant>,
@@ -102,25 +86,17 @@ struct KeyLife {
     ends: Instant,
 }
 
-/// Events that wait: one place for each kind, so they are bounded if nobody polls.
-#[derive(Debug, Default)]
-struct Events {
-    round_trip: Option<Duration>,
-    keys_spent: bool,
-    peer_dead: bool,
-    disconnected: Option<Disconnect>,
-}
-
 impl Session {
     /// The client's end: its confirming Keepalive waits already.
     pub(super) fn client(
         now: Instant,
         (sealer, opener): (Sealer, Opener),
-        keepalive_interval: Duration,
+        (keepalive_interval, keepalive_cap): (Duration, KeepaliveCap),
         limits: KeyLimits,
         rng: &mut dyn CryptoRng,
     ) -> Self {
         let mut session = Self::new(now, (sealer, opener), keepalive_interval, rng);
+        session.keepalives = session.keepalives.with_cap(keepalive_cap);
         session.key_life = Some(KeyLife { limits, ends: now + limits.age });
         session.control.confirm(session.keepalives.send(now, rng));
         session
@@ -151,6 +127,7 @@ impl Session {
             opener,
             control: Control::new(now),
             keepalives: Keepalives::new(now, keepalive_interval, rng),
+            silence: Silence::new(now),
             keepalives_received: 0,
             acks_unasked: 0,
             last_keepalive_at: None,
@@ -192,12 +169,18 @@ impl Session {
     ///
     /// [`SessionError::Ended`] once the session has ended or is ending; the packet is to be dropped.
     /// [`SessionError::Seal`] if it is longer than 65,535 bytes or the counter is used up.
-    pub fn seal_packet(&mut self, packet: &[u8], out: &mut Vec<u8>) -> Result<(), SessionError> {
+    pub fn seal_packet(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SessionError> {
         if self.phase != Phase::Up {
             return Err(SessionError::Ended);
         }
         self.control.seal_confirmation(&mut self.sealer, out)?;
         self.sealer.seal(FrameType::IpPacket, packet, out)?;
+        self.silence.sent(now);
         self.check_key_use();
         Ok(())
     }
@@ -214,6 +197,10 @@ impl Session {
             return Err(fault);
         }
         let any = self.control.seal(&mut self.sealer, out)?;
+        if any {
+            // They were queued by what was handled last.
+            self.silence.sent(self.now);
+        }
         self.check_key_use();
         Ok(any)
     }
@@ -243,7 +230,10 @@ impl Session {
         if self.key_life.as_ref().is_some_and(|life| now >= life.ends) {
             self.keys_spent();
         }
-        match self.keepalives.handle_timeout(now, rng) {
+        let timeouts = self.keepalives.consecutive_timeouts();
+        let due = self.keepalives.handle_timeout(now, rng);
+        self.events.timed_out |= self.keepalives.consecutive_timeouts() > timeouts;
+        match due {
             Some(Due::Keepalive(stamp)) => self.control.keepalive(stamp),
             Some(Due::PeerDead) => {
                 self.events.peer_dead = true;
@@ -265,6 +255,13 @@ impl Session {
     /// How good the link is, as of the last call that came with a time.
     pub fn quality(&self) -> Quality {
         self.keepalives.quality(self.now)
+    }
+
+    /// How long nothing had passed in either direction when the connection was cut, if that is noticed
+    /// `now`; none if it was in use, or failing already. `flushed`: the connection had taken all that was
+    /// sealed. [`KeepaliveCap::learn`] draws the conclusion.
+    pub fn silence_before_cut(&self, now: Instant, flushed: bool) -> Option<Duration> {
+        self.silence.before_cut(now, !flushed || self.keepalives.consecutive_timeouts() > 0)
     }
 
     /// Keepalives sent and received.
@@ -321,6 +318,7 @@ impl Session {
     ) -> Result<(), SessionError> {
         let plaintext = self.opener.open(&frame.header, frame.payload)?;
         self.keepalives.heard(now);
+        self.silence.received(now);
         match frame.kind {
             FrameType::IpPacket => sink(plaintext),
             FrameType::Keepalive => {
@@ -368,22 +366,6 @@ impl Session {
     fn end(&mut self) {
         self.phase = Phase::Ended;
         self.control.clear();
-    }
-}
-
-impl Events {
-    /// Those that end the session come last.
-    fn pop(&mut self) -> Option<Event> {
-        if let Some(rtt) = self.round_trip.take() {
-            return Some(Event::RoundTrip { rtt });
-        }
-        if std::mem::take(&mut self.keys_spent) {
-            return Some(Event::KeysSpent);
-        }
-        if std::mem::take(&mut self.peer_dead) {
-            return Some(Event::PeerDead);
-        }
-        self.disconnected.take().map(Event::Disconnected)
     }
 }
 

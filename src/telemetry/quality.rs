@@ -357,6 +357,21 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_jumps_makes_nothing_absurd() {
+        let start = epoch() + RTT_WINDOW;
+        let mut estimator = Estimator::default();
+        estimator.answered(start, ms(30));
+        estimator.answered(start - ms(60_000), ms(20));
+        assert_eq!(extremes(&estimator, start - ms(60_000)), (ms(20), ms(30)));
+        // A day later nothing of it is left, but what was smoothed.
+        let later = start + Duration::from_secs(86_400);
+        assert_eq!(extremes(&estimator, later), (ms(0), ms(0)));
+        estimator.answered(later, ms(25));
+        assert_eq!(extremes(&estimator, later), (ms(25), ms(25)));
+        assert!(estimator.srtt() >= ms(20) && estimator.srtt() <= ms(30), "{:?}", estimator.srtt());
+    }
+
+    #[test]
     fn extremes_of_a_busy_hour_are_those_of_its_end() {
         let start = epoch();
         let mut estimator = Estimator::default();

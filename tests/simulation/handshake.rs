@@ -356,7 +356,7 @@ fn the_confirmation_is_first_whatever_the_client_does() {
     let mut bench = Bench::new();
     let (mut session, mut raw) = bench.client(bench.params());
     let mut out = Vec::new();
-    session.seal_packet(b"packet", &mut out).unwrap();
+    session.seal_packet(bench.now, b"packet", &mut out).unwrap();
     let kinds: Vec<u8> = raw.open(&out).into_iter().map(|(kind, _)| kind).collect();
     assert_eq!(kinds, [0x20, 0x10]);
 

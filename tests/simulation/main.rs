@@ -9,6 +9,8 @@
 mod ends;
 mod handshake;
 mod hostile;
+mod idle;
+mod keepalive;
 mod oracle;
 mod raw;
 mod session;

@@ -12,8 +12,8 @@ use smartvpn::crypto::noise::{self, Initiated, Pattern};
 use smartvpn::crypto::seal::{Opener, Sealer};
 use smartvpn::crypto::traffic::{Handshake, TrafficKeys};
 use smartvpn::session::{
-    ClientFailure, ClientParams, Connected, KeyLimits, Listening, Opened, ReplayCache, Session, SessionError,
-    Unconfirmed, client,
+    ClientFailure, ClientParams, Connected, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session,
+    SessionError, Unconfirmed, client,
 };
 
 use crate::ends::accepted;
@@ -46,6 +46,7 @@ impl Bench {
             server_key: self.keypair.public,
             hello: ClientHello::default(),
             keepalive_interval: None,
+            keepalive_cap: KeepaliveCap::default(),
             key_limits: KeyLimits::default(),
         }
     }

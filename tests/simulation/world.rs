@@ -10,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::hello::ClientHello;
 use smartvpn::crypto::keys::Keypair;
-use smartvpn::session::{ClientParams, Event, KeyLimits, Listening, ReplayCache, client};
+use smartvpn::session::{ClientParams, Event, KeepaliveCap, KeyLimits, Listening, ReplayCache, client};
 
 use crate::ends::{End, Node, Side, State, Used, step};
 use crate::hostile::{self, Memory};
@@ -83,6 +83,7 @@ impl World {
             server_key: keypair.public,
             hello: ClientHello::default(),
             keepalive_interval: rng.random_bool(0.3).then(|| Duration::from_secs(rng.random_range(5..=120))),
+            keepalive_cap: KeepaliveCap::default(),
             key_limits: climate.key_limits,
         };
         let (awaiting, frame) = client::start(params, &mut rng).unwrap();
@@ -191,7 +192,7 @@ impl World {
             if messages.last().unwrap().len() > SESSION_MESSAGE_MAX / 2 {
                 messages.push(Vec::new());
             }
-            match session.seal_packet(&packet, messages.last_mut().unwrap()) {
+            match session.seal_packet(self.now, &packet, messages.last_mut().unwrap()) {
                 Ok(()) => node.in_flight.push_back(packet),
                 Err(error) => {
                     assert_eq!(error.close_code().as_u16(), 1000, "{error}");
@@ -385,6 +386,10 @@ impl World {
                 Event::RoundTrip { rtt } => {
                     assert!(rtt <= self.now - self.start);
                     assert!(session.quality().max_rtt >= session.quality().min_rtt);
+                }
+                Event::TimedOut => {
+                    let quality = session.quality();
+                    assert!(quality.consecutive_timeouts > 0 && quality.loss_ratio > 0.0, "{quality:?}");
                 }
                 Event::KeysSpent => node.key_events += 1,
                 Event::PeerDead => end = Some(End::PeerDead),

@@ -191,6 +191,34 @@ fn refusals_are_counted_by_reason() {
 }
 
 #[test]
+fn what_is_refused_is_counted_in_the_class_of_its_flow() {
+    let (queue, traffic) = queue();
+    let now = epoch();
+    let mut batch = Batch::default();
+    for number in 0..800 {
+        queue.producer(now).push(&udp(1, number, 1400));
+        queue.drain_into(now, &mut batch, Allowance::unlimited(1 << 20));
+    }
+    let mut producer = queue.producer(now);
+    for packet in [udp(1, 0, 1400), udp(2, 0, 1400), dns(3, 0, 600), udp(1, 0, 100), vec![0; 600]] {
+        producer.refuse(&packet, TooBig);
+    }
+    // A megabyte that was refused makes no bulk transfer.
+    (0..800).for_each(|number| producer.refuse(&udp(2, number, 1400), TooBig));
+    drop(producer);
+    assert_eq!(dropped(&traffic, Priority::Low, TooBig), 1);
+    assert_eq!(dropped(&traffic, Priority::Normal, TooBig), 2 + 800);
+    assert_eq!(dropped(&traffic, Priority::High, TooBig), 2);
+    let bytes = 1400 + 1400 + 600 + 100 + 600 + 800 * 1400;
+    let total = traffic.drops().snapshot().total();
+    assert_eq!((total.packets, total.bytes), (805, bytes));
+    assert!(queue.is_empty());
+    // A minute later it is none any more.
+    queue.producer(now + Duration::from_secs(61)).refuse(&udp(1, 0, 1400), TooBig);
+    assert_eq!(dropped(&traffic, Priority::Low, TooBig), 1);
+}
+
+#[test]
 fn discarding_counts_what_waited_by_class() {
     let ((queue, traffic), now) = (queue(), epoch());
     make_low(&queue, now, 1);

@@ -1,0 +1,139 @@
+//! What the client drops is counted once, under its reason and class.
+
+use serde_json::json;
+
+use super::*;
+use crate::network::namespace::{block_on, isolated};
+use crate::packet::ip::tests::v4;
+use crate::qos::{Allowance, Batch, FlowHasher};
+use crate::report::{Event, EventSink, Events};
+use crate::telemetry::Priority::{self, High, Normal};
+use crate::tunnel::TunConfig;
+
+struct Nobody;
+
+impl EventSink for Nobody {
+    fn emit(&self, _event: Event) {}
+}
+
+const OWN: [u8; 4] = [10, 8, 0, 2];
+const THERE: [u8; 4] = [192, 0, 2, 1];
+
+/// A packet of a class, as its headers tell, that may not be fragmented.
+fn packet(class: Priority, from: [u8; 4], to: [u8; 4], length: usize) -> Vec<u8> {
+    let (protocol, first) = if class == High { (1, 8) } else { (17, 0x33) };
+    let mut packet = v4(from, to, protocol, &[&[first; 4][..], &vec![1; length - 24]].concat());
+    packet[6] = 0x40;
+    packet
+}
+
+/// The counters as users see them.
+fn report(traffic: &Traffic) -> serde_json::Value {
+    serde_json::to_value(crate::report::DropReport::from(&traffic.snapshot().drops)).unwrap()
+}
+
+fn route(uplink: &mut Uplink, packets: &[Vec<u8>]) {
+    let mut packets = packets.to_vec();
+    uplink.route(packets.iter_mut().map(Vec::as_mut_slice));
+}
+
+fn tun() -> Arc<Tun> {
+    Arc::new(Tun::create(&TunConfig { name: None, mtu: 1420 }).unwrap())
+}
+
+#[test]
+fn what_the_tun_gives_is_dropped_in_its_class() {
+    isolated("client::port::tests::what_the_tun_gives_is_dropped_in_its_class", || {
+        block_on(async {
+            let (traffic, gate) = (Arc::<Traffic>::default(), Arc::new(Gate::new()));
+            let queue = Arc::new(PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng())));
+            let mut uplink = Uplink::new(tun(), Arc::clone(&queue), Arc::clone(&gate));
+            let router = Router::new("10.8.0.1/24".parse().unwrap(), None);
+            gate.set(Some(Way { mtu: 1420, router }));
+            let mut batch = Batch::default();
+            for _ in 0..800 {
+                route(&mut uplink, &[packet(Normal, OWN, THERE, 1400)]);
+                queue.drain_into(clock::now(), &mut batch, Allowance::unlimited(1 << 20));
+            }
+            assert_eq!(report(&traffic), json!({ "packetsDropped": 0, "bytesDropped": 0, "drops": {} }));
+            // The bulk transfer, a ping, another flow, and what is no packet.
+            let lost = |length| {
+                [
+                    packet(Normal, OWN, THERE, length),
+                    packet(High, OWN, THERE, length),
+                    packet(Normal, OWN, [192, 0, 2, 2], length),
+                ]
+            };
+            route(&mut uplink, &lost(1421));
+            route(&mut uplink, &[vec![0x45; 19]]);
+            gate.set(None);
+            route(&mut uplink, &lost(1000));
+            assert_eq!(
+                report(&traffic),
+                json!({
+                    "packetsDropped": 7,
+                    "bytesDropped": 3 * 1421 + 19 + 3 * 1000,
+                    "drops": {
+                        "high": {
+                            "too-big": { "packets": 1, "bytes": 1421 },
+                            "not-connected": { "packets": 1, "bytes": 1000 },
+                        },
+                        "normal": {
+                            "too-big": { "packets": 1, "bytes": 1421 },
+                            "malformed": { "packets": 1, "bytes": 19 },
+                            "not-connected": { "packets": 1, "bytes": 1000 },
+                        },
+                        "low": {
+                            "too-big": { "packets": 1, "bytes": 1421 },
+                            "not-connected": { "packets": 1, "bytes": 1000 },
+                        },
+                    },
+                })
+            );
+        });
+    });
+}
+
+#[test]
+fn what_the_server_sends_is_dropped_in_its_class() {
+    isolated("client::port::tests::what_the_server_sends_is_dropped_in_its_class", || {
+        block_on(async {
+            let traffic = Arc::<Traffic>::default();
+            let shared = Arc::new(Shared::new(Events::new(Arc::new(Nobody))));
+            let ingress = Ingress::from_server(1420, "10.8.0.2/24".parse().unwrap(), None);
+            // Its interface is down: it refuses every packet.
+            let mut port = Downlink::new(tun(), Arc::clone(&traffic), shared, ingress);
+            for mut lost in [
+                packet(High, THERE, [10, 8, 0, 3], 1000),
+                packet(Normal, THERE, [10, 8, 0, 3], 1000),
+                packet(High, THERE, OWN, 900),
+                packet(Normal, THERE, OWN, 900),
+                packet(Normal, THERE, OWN, 100),
+                packet(Normal, THERE, OWN, 1421),
+                vec![0x60; 39],
+            ] {
+                port.deliver(&mut lost);
+            }
+            port.delivered();
+            assert_eq!(traffic.snapshot().packets_received, 0);
+            assert_eq!(
+                report(&traffic),
+                json!({
+                    "packetsDropped": 7,
+                    "bytesDropped": 2000 + 1900 + 1421 + 39,
+                    "drops": {
+                        "high": {
+                            "misdirected": { "packets": 1, "bytes": 1000 },
+                            "no-route": { "packets": 2, "bytes": 1000 },
+                        },
+                        "normal": {
+                            "misdirected": { "packets": 1, "bytes": 1000 },
+                            "no-route": { "packets": 1, "bytes": 900 },
+                            "malformed": { "packets": 2, "bytes": 1460 },
+                        },
+                    },
+                })
+            );
+        });
+    });
+}

@@ -1,0 +1,223 @@
+//! What the server drops is counted once, where it belongs, under its reason and class.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::addr::AddressPool;
+use crate::config::ServerConfig;
+use crate::network::namespace::{block_on, isolated};
+use crate::packet::ip::tests::{v4, v6};
+use crate::qos::{Allowance, RateLimit};
+use crate::report::{DisconnectReason, Event, EventSink, Events};
+use crate::server::admission::Admission;
+use crate::server::peer::Identity;
+use crate::session::ReplayCache;
+use crate::telemetry::Priority::{self, High, Low, Normal};
+use crate::telemetry::{DropCount, DropsSnapshot};
+use crate::tunnel::{Tun, TunConfig};
+
+struct Nobody;
+
+impl EventSink for Nobody {
+    fn emit(&self, _event: Event) {}
+}
+
+/// A server whose interface is down, so that the device refuses every packet.
+fn hub(client_to_client: bool) -> Arc<Hub> {
+    let config = json!({
+        "listenAddr": "127.0.0.1:0", "subnet": "10.8.0.0/24", "clientToClient": client_to_client,
+        // RFC 7748 §6.1.
+        "privateKey": "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=",
+        "publicKey": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+    });
+    let config = ServerConfig::parse(&config, Path::new("/")).unwrap();
+    let tun = Arc::new(Tun::create(&TunConfig { name: None, mtu: 1420 }).unwrap());
+    let pool = AddressPool::new(config.subnet, None);
+    let admission = Admission::new(pool, 9, ReplayCache::new(Duration::from_secs(10)));
+    Arc::new(Hub::new(config, None, tun, admission, Events::new(Arc::new(Nobody))))
+}
+
+/// A client that is connected, with the address 10.8.0.`number`.
+fn peer(hub: &Hub, number: u8, mtu: u16, limit: Option<RateLimit>) -> Arc<Peer> {
+    let identity = Identity {
+        id: format!("c{number}"),
+        v4: Ipv4Addr::new(10, 8, 0, number),
+        v6: None,
+        prefix_length: 24,
+        mtu,
+        name: None,
+        remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port: 1,
+    };
+    let peer = Arc::new(Peer::new(identity, mpsc::channel(1).0, limit));
+    hub.register(&peer);
+    peer
+}
+
+fn client(number: u8) -> [u8; 4] {
+    [10, 8, 0, number]
+}
+
+const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
+
+/// A packet of a class, as its headers tell, that may not be fragmented.
+fn packet(class: Priority, from: [u8; 4], to: [u8; 4], length: usize) -> Vec<u8> {
+    let (protocol, first) = if class == High { (1, 8) } else { (17, 0x33) };
+    let mut packet = v4(from, to, protocol, &[&[first; 4][..], &vec![1; length - 24]].concat());
+    packet[6] = 0x40;
+    packet
+}
+
+type Loss = (Priority, DropReason, Vec<u8>);
+
+/// Each of these was counted once, and nothing else.
+fn assert_drops(drops: &DropsSnapshot, expected: &[Loss]) {
+    let mut total = DropCount::default();
+    for (priority, reason, _) in expected {
+        let mut count = DropCount::default();
+        for (.., packet) in expected.iter().filter(|(p, r, _)| (p, r) == (priority, reason)) {
+            count += DropCount { packets: 1, bytes: packet.len() as u64 };
+        }
+        assert_eq!(drops.get(*priority, *reason), count, "{priority} {reason}");
+    }
+    for (.., packet) in expected {
+        total += DropCount { packets: 1, bytes: packet.len() as u64 };
+    }
+    assert_eq!(drops.total(), total);
+}
+
+fn route(hub: &Arc<Hub>, losses: &[Loss]) {
+    let mut packets: Vec<_> = losses.iter().map(|(.., packet)| packet.clone()).collect();
+    Downlink::new(Arc::clone(hub)).route(packets.iter_mut().map(Vec::as_mut_slice));
+}
+
+#[test]
+fn what_the_tun_gives_is_dropped_in_its_class() {
+    isolated("server::port::tests::what_the_tun_gives_is_dropped_in_its_class", || {
+        block_on(async {
+            let hub = hub(false);
+            let peer = peer(&hub, 2, 1280, None);
+            let losses = [
+                (Normal, DropReason::Malformed, vec![0x45; 19]),
+                (Normal, DropReason::Malformed, vec![0; 900]),
+                (High, DropReason::NoRoute, packet(High, OUTSIDE, client(9), 1000)),
+                (High, DropReason::NoRoute, packet(Normal, OUTSIDE, client(9), 90)),
+                (Normal, DropReason::NoRoute, packet(Normal, OUTSIDE, client(9), 1000)),
+                (Normal, DropReason::NoRoute, v6("fd00::2", "fd00::3", 17, &[1; 600])),
+            ];
+            route(&hub, &losses);
+            assert_drops(&hub.totals().drops, &losses);
+            let too_big = [
+                (High, DropReason::TooBig, packet(High, OUTSIDE, client(2), 1281)),
+                (Normal, DropReason::TooBig, packet(Normal, OUTSIDE, client(2), 1300)),
+            ];
+            route(&hub, &too_big);
+            assert_drops(&peer.traffic.snapshot().drops, &too_big);
+            assert_drops(&hub.totals().drops, &[&losses[..], &too_big[..]].concat());
+        });
+    });
+}
+
+#[test]
+fn a_bulk_transfer_loses_packets_of_its_class() {
+    isolated("server::port::tests::a_bulk_transfer_loses_packets_of_its_class", || {
+        block_on(async {
+            let hub = hub(false);
+            let peer = peer(&hub, 2, 1280, None);
+            let bulk = packet(Normal, OUTSIDE, client(2), 1280);
+            let mut batch = Batch::default();
+            for _ in 0..800 {
+                peer.queue.producer(clock::now()).push(&bulk);
+                peer.queue.drain_into(clock::now(), &mut batch, Allowance::unlimited(1 << 20));
+            }
+            let losses = [
+                (Low, DropReason::TooBig, packet(Normal, OUTSIDE, client(2), 1300)),
+                (Normal, DropReason::TooBig, packet(Normal, [192, 0, 2, 7], client(2), 1300)),
+            ];
+            route(&hub, &losses);
+            assert_drops(&peer.traffic.snapshot().drops, &losses);
+        });
+    });
+}
+
+#[test]
+fn what_a_client_sends_is_dropped_in_its_class() {
+    isolated("server::port::tests::what_a_client_sends_is_dropped_in_its_class", || {
+        block_on(async {
+            for client_to_client in [false, true] {
+                let hub = hub(client_to_client);
+                let sender = peer(&hub, 2, 1420, None);
+                let other = peer(&hub, 3, 1280, None);
+                let mut port = Uplink::new(Arc::clone(&hub), Arc::clone(&sender));
+                let own = client(2);
+                let mut losses = vec![
+                    (Normal, DropReason::Malformed, vec![0x45; 19]),
+                    (High, DropReason::Spoofed, packet(High, OUTSIDE, OUTSIDE, 1000)),
+                    (Normal, DropReason::Spoofed, packet(Normal, client(3), OUTSIDE, 1000)),
+                    (Normal, DropReason::LinkLocal, packet(Normal, [169, 254, 1, 1], OUTSIDE, 1000)),
+                    // Longer than what was agreed on, yet a packet.
+                    (High, DropReason::Malformed, packet(High, own, OUTSIDE, 1421)),
+                    // The device refuses it.
+                    (High, DropReason::NoRoute, packet(High, own, OUTSIDE, 1000)),
+                    (Normal, DropReason::NoRoute, packet(Normal, own, OUTSIDE, 1000)),
+                ];
+                let among =
+                    |reason| [High, Normal].map(|class| (class, reason, packet(class, own, client(9), 700)));
+                let absent = if client_to_client { DropReason::NoRoute } else { DropReason::ClientToClient };
+                losses.extend(among(absent));
+                for (.., packet) in &losses {
+                    port.deliver(&mut packet.clone());
+                }
+                assert_drops(&sender.traffic.snapshot().drops, &losses);
+                if client_to_client {
+                    // The packet was taken from the sender: its loss is the receiver's.
+                    let too_big = [High, Normal]
+                        .map(|class| (class, DropReason::TooBig, packet(class, own, client(3), 1400)));
+                    for (.., packet) in &too_big {
+                        port.deliver(&mut packet.clone());
+                    }
+                    assert_drops(&other.traffic.snapshot().drops, &too_big);
+                    losses.extend(too_big);
+                }
+                assert_drops(&hub.totals().drops, &losses);
+            }
+        });
+    });
+}
+
+#[test]
+fn what_waits_when_a_session_ends_is_counted_once() {
+    isolated("server::port::tests::what_waits_when_a_session_ends_is_counted_once", || {
+        block_on(async {
+            let hub = hub(false);
+            let limit = RateLimit::new(1000, 65_536).unwrap();
+            let peer = peer(&hub, 2, 1420, Some(limit));
+            let mut port = Uplink::new(Arc::clone(&hub), Arc::clone(&peer));
+            let mut losses = Vec::new();
+            for class in [High, Normal, Normal] {
+                let down = packet(class, OUTSIDE, client(2), 1000);
+                peer.queue.producer(clock::now()).push(&down);
+                losses.push((class, DropReason::NotConnected, down));
+                // Nobody releases it.
+                let up = packet(class, client(2), OUTSIDE, 900);
+                port.deliver(&mut up.clone());
+                losses.push((class, DropReason::RateLimit, up));
+            }
+            assert_drops(&hub.totals().drops, &[]);
+            hub.unregister(&peer, DisconnectReason::ConnectionLost);
+            assert_drops(&hub.totals().drops, &losses);
+            assert!(peer.queue.is_empty() && peer.held.is_empty());
+            assert_drops(&peer.traffic.snapshot().drops, &losses);
+            // A task that still holds the peer finds it closed.
+            let late = packet(Normal, OUTSIDE, client(2), 800);
+            peer.queue.producer(clock::now()).push(&late);
+            losses.push((Normal, DropReason::NotConnected, late));
+            assert_drops(&peer.traffic.snapshot().drops, &losses);
+        });
+    });
+}
