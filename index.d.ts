@@ -883,6 +883,12 @@ export interface IVpnClientTelemetry {
   burstBytes?: number;
 
   drops?: TVpnDrops;
+
+  /**
+   * The link to this client, measured by the server's own keepalives; absent before the first was answered
+   * or timed out.
+   */
+  quality?: IVpnConnectionQuality;
 }
 
 export interface IVpnKeypair {

@@ -23,13 +23,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 
 import platform from '../lib/platform.js';
-import { createAuthority } from '../scripts/certificates.mjs';
 import { openSite, SERVER } from '../scripts/lab-site.mjs';
 import { missingTools } from '../scripts/tools.mjs';
 import { busyShare, percentile, round } from './figures.mjs';
+import { openTunnel, PORT, TUNNEL } from './tunnel.mjs';
 
-const PORT = 8443;
-const TUNNEL = '10.8.0.1';
 const IPERF_PORT = '5201';
 
 const PEERS = {
@@ -89,9 +87,6 @@ write({
   time: new Date().toISOString(),
 });
 
-const authority = createAuthority('smartvpn bench authority');
-const certificate = authority.issue([SERVER.address]);
-
 for (let number = 1; number <= rounds; number++) {
   for (const [peer, settings] of Object.entries(PEERS)) await measurePeer(number, peer, settings);
 }
@@ -111,7 +106,7 @@ async function measurePeer(number, peer, settings) {
         'rate', `${rate}mbit`, 'burst', BUCKET, 'limit', `${limitBytes()}`,
       ]); // prettier-ignore
     }
-    const tunnel = settings && (await connect(site, client, settings));
+    const tunnel = settings && (await openTunnel(site, [client], settings));
     const address = tunnel ? TUNNEL : SERVER.address;
     for (const [name, load] of Object.entries(CASES)) {
       const before = await busyShare(500);
@@ -127,36 +122,6 @@ async function measurePeer(number, peer, settings) {
   } finally {
     await site.lab.close();
   }
-}
-
-async function connect(site, host, settings) {
-  const common = { stateDir: null, ...settings };
-  const serverAgent = await site.server.agent({ transport: 'stdio' });
-  const server = await serverAgent.server();
-  await server.start();
-  const keys = await server.generateKeypair();
-  await server.start({
-    listenAddr: `${SERVER.address}:${PORT}`,
-    ...keys,
-    subnet: '10.8.0.0/24',
-    tlsCert: certificate.certificate,
-    tlsKey: certificate.key,
-    ...common,
-  });
-  const clientAgent = await host.agent({ transport: 'stdio' });
-  const client = await clientAgent.startedClient();
-  await client.connect({
-    serverUrl: `wss://${SERVER.address}:${PORT}/`,
-    serverPublicKey: keys.publicKey,
-    tlsCa: authority.certificate,
-    ...common,
-  });
-  return {
-    async close() {
-      await clientAgent.close();
-      await serverAgent.close();
-    },
-  };
 }
 
 /** Echo requests, beside bulk if `load` is given: iperf3's further arguments. */

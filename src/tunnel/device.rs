@@ -12,6 +12,12 @@ use tun_rs::{AsyncDevice, DeviceBuilder};
 use super::error::TunError;
 use super::name;
 
+/// Packets that the kernel holds for us; what comes beyond is lost without a name. Some 10 ms at 200,000
+/// packets a second, for the time in which the scheduler lets others run; what is there is read at once, so
+/// that it is no queue to wait in.
+#[cfg(target_os = "linux")]
+const TX_QUEUE_LEN: u32 = 2048;
+
 /// How a TUN device is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunConfig {
@@ -101,6 +107,8 @@ impl Tun {
             .inherit_enable_state()
             .with(|builder| {
                 builder.packet_information(false).offload(false).multi_queue(false);
+                #[cfg(target_os = "linux")]
+                builder.tx_queue_len(TX_QUEUE_LEN);
             })
             .build_async()
             .map_err(|error| refusal(name, error))?;
