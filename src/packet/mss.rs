@@ -22,9 +22,9 @@ const MSS_LENGTH: usize = 4;
 /// Lowers the maximum segment size that a SYN or SYN-ACK announces to what fits a packet of `mtu`
 /// bytes, and mends its checksum, in place.
 ///
-/// Everything else is left alone: other packets, fragments, a smaller announcement, none at all (it
-/// means 536 or 1,220, which every tunnel takes), and options that are malformed from there on. A
-/// checksum that was wrong stays wrong. The checksum must be a complete one.
+/// Everything else is left alone: other packets, fragments, what is authenticated (RFC 4302), a smaller
+/// announcement, none at all (it means 536 or 1,220, which every tunnel takes), and options that are
+/// malformed from there on. A checksum that was wrong stays wrong. The checksum must be a complete one.
 pub fn clamp_mss(packet: &mut [u8], mtu: u16) {
     let Some(tcp) = synchronising(packet) else { return };
     let headers = if packet[0] >> 4 == 4 { IPV4_HEADERS } else { IPV6_HEADERS };
@@ -48,7 +48,7 @@ fn synchronising(packet: &[u8]) -> Option<usize> {
     }
     let upper = upper_layer(packet).filter(|upper| upper.protocol == TCP)?;
     let whole = upper.fragment == Fragment::Whole && packet.len() - upper.offset >= TCP_HEADER;
-    whole.then_some(upper.offset)
+    (whole && !upper.is_authenticated).then_some(upper.offset)
 }
 
 /// `segment` begins with a whole TCP header without options.
@@ -97,8 +97,8 @@ fn lower(segment: &mut [u8], at: usize, most: u16) {
 mod tests {
     use etherparse::TcpOptionElement::{self, MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted};
     use etherparse::{
-        IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header,
-        Ipv6RawExtHeader, NetHeaders, PacketBuilder, PacketHeaders, TcpHeader, TransportHeader,
+        IpAuthHeader, IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Extensions, Ipv6FragmentHeader,
+        Ipv6Header, Ipv6RawExtHeader, NetHeaders, PacketBuilder, PacketHeaders, TcpHeader, TransportHeader,
     };
     use proptest::prelude::*;
 
@@ -188,6 +188,14 @@ mod tests {
                 assert!(announced(&bytes).unwrap() <= 1380, "behind {before} bytes");
             }
         }
+    }
+
+    #[test]
+    fn what_is_authenticated_is_left_alone() {
+        let auth = IpAuthHeader::new(IpNumber::TCP, 1, 1, &[7; 12]).unwrap();
+        let extensions = Ipv6Extensions { auth: Some(auth), ..Default::default() };
+        let tcp = synchronise(false, &[MaximumSegmentSize(1460)]);
+        assert!(is_left_alone(packet(ipv6(extensions), tcp, &[])));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) struct Upper {
     /// Where it begins, or in a later fragment would have; within the packet or at its end.
     pub(super) offset: usize,
     pub(super) fragment: Fragment,
+    /// An authentication header (RFC 4302) comes before it, so that no byte may be changed.
+    pub(super) is_authenticated: bool,
 }
 
 /// Which part of a datagram a packet is.
@@ -87,6 +89,7 @@ fn of_ipv4(packet: &[u8]) -> Option<Upper> {
         protocol: header[9],
         offset,
         fragment,
+        is_authenticated: header[9] == AUTHENTICATION,
     })
 }
 
@@ -94,10 +97,12 @@ fn of_ipv6(packet: &[u8]) -> Option<Upper> {
     let mut protocol = packet.first_chunk::<IPV6_HEADER>()?[6];
     let mut offset = IPV6_HEADER;
     let mut fragment = Fragment::Whole;
+    let mut is_authenticated = false;
     for _ in 0..=MAX_EXTENSIONS {
         if !is_extension(protocol) {
-            return Some(Upper { protocol, offset, fragment });
+            return Some(Upper { protocol, offset, fragment, is_authenticated });
         }
+        is_authenticated |= protocol == AUTHENTICATION;
         let header = packet.get(offset..)?;
         let (next, rest) = extension(protocol, header)?;
         if protocol == FRAGMENT {
@@ -107,7 +112,7 @@ fn of_ipv6(packet: &[u8]) -> Option<Upper> {
         (protocol, offset) = (next, packet.len() - rest.len());
         if fragment == Fragment::Later {
             // What follows is from the middle of the datagram.
-            return Some(Upper { protocol, offset, fragment });
+            return Some(Upper { protocol, offset, fragment, is_authenticated });
         }
     }
     None
@@ -121,7 +126,7 @@ mod tests {
     use crate::packet::ip::tests::{v4, v6};
 
     fn found(packet: &[u8]) -> Option<(u8, usize, Fragment)> {
-        upper_layer(packet).map(|Upper { protocol, offset, fragment }| (protocol, offset, fragment))
+        upper_layer(packet).map(|Upper { protocol, offset, fragment, .. }| (protocol, offset, fragment))
     }
 
     fn chain(headers: &[(u8, Vec<u8>)], last: u8) -> Vec<u8> {
