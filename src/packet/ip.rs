@@ -182,6 +182,8 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    use crate::telemetry::Priority;
+
     #[test]
     fn reads_an_ipv4_packet() {
         let bytes = v4([10, 8, 0, 2], [192, 0, 2, 1], 17, &[7; 12]);
@@ -291,6 +293,14 @@ pub(crate) mod tests {
         bytes.extend_from_slice(&src);
         bytes.extend_from_slice(&dst);
         bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    /// A packet of class high (ICMP) or normal (UDP), as its headers tell, that may not be fragmented.
+    pub(crate) fn of_class(class: Priority, src: [u8; 4], dst: [u8; 4], length: usize) -> Vec<u8> {
+        let (protocol, first) = if class == Priority::High { (1, 8) } else { (17, 0x33) };
+        let mut bytes = v4(src, dst, protocol, &[&[first; 4][..], &vec![1; length - 24]].concat());
+        bytes[6] = 0x40;
         bytes
     }
 

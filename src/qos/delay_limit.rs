@@ -239,11 +239,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
-    fn some_instant() -> Instant {
-        Instant::now()
-    }
+    use crate::qos::tests::epoch;
 
     const TICK: Duration = Duration::from_micros(500);
 
@@ -291,7 +287,7 @@ mod tests {
         }
 
         fn run(&mut self, limit: Option<&mut DelayLimit>, seconds: u64) -> Outcome {
-            let start = some_instant();
+            let start = epoch();
             let (mut limit, mut now) = (limit, start);
             let (mut delays, mut ours, mut ticks) = (0.0, 0.0, 0);
             let window = self.rate * self.rtt.as_secs_f64() * 2.0 + self.buffer * 2.0;
@@ -402,7 +398,7 @@ mod tests {
     #[test]
     fn what_arrives_without_a_queue_is_not_the_rate() {
         let mut rate = DeliveryRate::default();
-        let start = some_instant();
+        let start = epoch();
         let at = |ms: u64, delivered: u64| {
             let rtt = Duration::from_millis(10);
             let path = PathSample { rtt, min_rtt: rtt, delivered, in_flight: 0, not_sent: 0 };
@@ -421,7 +417,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_limit() {
-        let now = some_instant();
+        let now = epoch();
         let zero = PathSample {
             rtt: Duration::ZERO,
             min_rtt: Duration::ZERO,

@@ -318,6 +318,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::session::epoch;
 
     const CONFIGURED: Duration = Duration::from_secs(30);
 
@@ -327,12 +328,6 @@ mod tests {
 
     const fn secs(n: u64) -> Duration {
         Duration::from_secs(n)
-    }
-
-    /// Where simulated time begins.
-    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
-    fn epoch() -> Instant {
-        Instant::now()
     }
 
     /// One machine, its clock, and a link that answers as the test says.

@@ -63,3 +63,10 @@ fn nonce_prefix(rng: &mut dyn CryptoRng) -> [u8; PREFIX_LEN] {
     rng.fill_bytes(&mut prefix);
     prefix
 }
+
+/// Where simulated time begins.
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
+fn epoch() -> std::time::Instant {
+    std::time::Instant::now()
+}

@@ -74,14 +74,9 @@ impl ReplayCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::epoch;
 
     const LIFETIME: Duration = Duration::from_secs(10);
-
-    /// Where simulated time begins.
-    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
-    fn epoch() -> Instant {
-        Instant::now()
-    }
 
     fn key(n: usize) -> [u8; 32] {
         let mut key = [0; 32];

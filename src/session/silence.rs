@@ -98,15 +98,10 @@ impl KeepaliveCap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::epoch;
 
     const fn secs(n: u64) -> Duration {
         Duration::from_secs(n)
-    }
-
-    /// Where simulated time begins.
-    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
-    fn epoch() -> Instant {
-        Instant::now()
     }
 
     #[test]

@@ -37,8 +37,6 @@ pub struct PacedTcp {
     tcp: TcpStream,
     congestion: CongestionControl,
     limit: DelayLimit,
-    /// Whether the congestion control is the one for a queue that others fill.
-    competes: bool,
     /// What may be written before the next look; `None` is no limit.
     allowance: Option<u64>,
     looked: Option<Instant>,
@@ -74,7 +72,6 @@ impl PacedTcp {
             tcp,
             congestion,
             limit: DelayLimit::default(),
-            competes: false,
             allowance: None,
             looked: None,
             waited: false,
@@ -98,10 +95,10 @@ impl PacedTcp {
         self.looked = Some(now);
         // What the kernel does not tell cannot be held to.
         let Ok(TcpInfo { path, .. }) = TcpInfo::read(&self.tcp) else { return };
+        let competed = self.limit.competes();
         self.allowance = self.limit.observe(now.into_std(), &path, std::mem::take(&mut self.waited));
         let competes = self.limit.competes();
-        if competes != self.competes {
-            self.competes = competes;
+        if competes != competed {
             tracing::debug!(competes, "others fill the path's queue, or do so no more");
             if self.congestion == CongestionControl::Auto {
                 socket::set_competing(&self.tcp, competes);
@@ -121,9 +118,24 @@ impl PacedTcp {
         self.quantum.bytes() < NOTSENT_LOWAT_MAX as usize
     }
 
-    /// Writes so that `TCP_NOTSENT_LOWAT` holds: what is written next goes into a buffer of its own, for
-    /// which the kernel looks whether there is room. Otherwise it fills up the last one first, to 64 KiB.
-    fn poll_send(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    /// Writes, on a slow path so that `TCP_NOTSENT_LOWAT` holds.
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = if self.is_slow() {
+            self.poll_send_apart(cx, bufs)
+        } else {
+            Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+        };
+        match (&written, &mut self.allowance) {
+            (Poll::Pending, _) => self.waited = true,
+            (Poll::Ready(Ok(bytes)), Some(allowance)) => *allowance = allowance.saturating_sub(*bytes as u64),
+            _ => {}
+        }
+        written
+    }
+
+    /// What is written next goes into a buffer of its own, for which the kernel looks whether there is
+    /// room. Otherwise it fills up the last one first, to 64 KiB.
+    fn poll_send_apart(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let send = || {
             let flags = SendFlags::EOR | SendFlags::NOSIGNAL;
             Ok(rustix::net::sendmsg(&self.tcp, bufs, &mut SendAncillaryBuffer::default(), flags)?)
@@ -135,16 +147,6 @@ impl PacedTcp {
                 written => return Poll::Ready(written),
             }
         }
-    }
-
-    /// Takes the outcome of a write.
-    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match (&written, &mut self.allowance) {
-            (Poll::Pending, _) => self.waited = true,
-            (Poll::Ready(Ok(bytes)), Some(allowance)) => *allowance = allowance.saturating_sub(*bytes as u64),
-            _ => {}
-        }
-        written
     }
 
     /// Ready with how much may be written.
@@ -203,12 +205,7 @@ impl AsyncWrite for PacedTcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let length = buf.len().min(ready!(this.poll_allowance(cx)));
-        let written = if this.is_slow() {
-            this.poll_send(cx, &[IoSlice::new(&buf[..length])])
-        } else {
-            Pin::new(&mut this.tcp).poll_write(cx, &buf[..length])
-        };
-        this.count(written)
+        this.poll_send(cx, &[IoSlice::new(&buf[..length])])
     }
 
     /// What is written together may exceed the allowance: TLS has no more than a few records.
@@ -219,12 +216,7 @@ impl AsyncWrite for PacedTcp {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_allowance(cx));
-        let written = if this.is_slow() {
-            this.poll_send(cx, bufs)
-        } else {
-            Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs)
-        };
-        this.count(written)
+        this.poll_send(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -4,10 +4,10 @@ use serde_json::json;
 
 use super::*;
 use crate::network::namespace::{block_on, isolated};
-use crate::packet::ip::tests::v4;
+use crate::packet::ip::tests::of_class;
 use crate::qos::{Allowance, Batch, FlowHasher};
 use crate::report::{Event, EventSink, Events};
-use crate::telemetry::Priority::{self, High, Normal};
+use crate::telemetry::Priority::{High, Normal};
 use crate::tunnel::TunConfig;
 
 struct Nobody;
@@ -18,14 +18,6 @@ impl EventSink for Nobody {
 
 const OWN: [u8; 4] = [10, 8, 0, 2];
 const THERE: [u8; 4] = [192, 0, 2, 1];
-
-/// A packet of a class, as its headers tell, that may not be fragmented.
-fn packet(class: Priority, from: [u8; 4], to: [u8; 4], length: usize) -> Vec<u8> {
-    let (protocol, first) = if class == High { (1, 8) } else { (17, 0x33) };
-    let mut packet = v4(from, to, protocol, &[&[first; 4][..], &vec![1; length - 24]].concat());
-    packet[6] = 0x40;
-    packet
-}
 
 /// The counters as users see them.
 fn report(traffic: &Traffic) -> serde_json::Value {
@@ -52,16 +44,16 @@ fn what_the_tun_gives_is_dropped_in_its_class() {
             gate.set(Some(Way { mtu: 1420, router }));
             let mut batch = Batch::default();
             for _ in 0..800 {
-                route(&mut uplink, &[packet(Normal, OWN, THERE, 1400)]);
+                route(&mut uplink, &[of_class(Normal, OWN, THERE, 1400)]);
                 queue.drain_into(clock::now(), &mut batch, Allowance::unlimited(1 << 20));
             }
             assert_eq!(report(&traffic), json!({ "packetsDropped": 0, "bytesDropped": 0, "drops": {} }));
             // The bulk transfer, a ping, another flow, and what is no packet.
             let lost = |length| {
                 [
-                    packet(Normal, OWN, THERE, length),
-                    packet(High, OWN, THERE, length),
-                    packet(Normal, OWN, [192, 0, 2, 2], length),
+                    of_class(Normal, OWN, THERE, length),
+                    of_class(High, OWN, THERE, length),
+                    of_class(Normal, OWN, [192, 0, 2, 2], length),
                 ]
             };
             route(&mut uplink, &lost(1421));
@@ -104,12 +96,12 @@ fn what_the_server_sends_is_dropped_in_its_class() {
             // Its interface is down: it refuses every packet.
             let mut port = Downlink::new(tun(), Arc::clone(&traffic), shared, ingress);
             for mut lost in [
-                packet(High, THERE, [10, 8, 0, 3], 1000),
-                packet(Normal, THERE, [10, 8, 0, 3], 1000),
-                packet(High, THERE, OWN, 900),
-                packet(Normal, THERE, OWN, 900),
-                packet(Normal, THERE, OWN, 100),
-                packet(Normal, THERE, OWN, 1421),
+                of_class(High, THERE, [10, 8, 0, 3], 1000),
+                of_class(Normal, THERE, [10, 8, 0, 3], 1000),
+                of_class(High, THERE, OWN, 900),
+                of_class(Normal, THERE, OWN, 900),
+                of_class(Normal, THERE, OWN, 100),
+                of_class(Normal, THERE, OWN, 1421),
                 vec![0x60; 39],
             ] {
                 port.deliver(&mut lost);

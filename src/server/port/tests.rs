@@ -11,7 +11,7 @@ use super::*;
 use crate::addr::AddressPool;
 use crate::config::ServerConfig;
 use crate::network::namespace::{block_on, isolated};
-use crate::packet::ip::tests::{v4, v6};
+use crate::packet::ip::tests::{of_class, v6};
 use crate::qos::{Allowance, RateLimit};
 use crate::report::{DisconnectReason, Event, EventSink, Events};
 use crate::server::admission::Admission;
@@ -65,14 +65,6 @@ fn client(number: u8) -> [u8; 4] {
 
 const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
 
-/// A packet of a class, as its headers tell, that may not be fragmented.
-fn packet(class: Priority, from: [u8; 4], to: [u8; 4], length: usize) -> Vec<u8> {
-    let (protocol, first) = if class == High { (1, 8) } else { (17, 0x33) };
-    let mut packet = v4(from, to, protocol, &[&[first; 4][..], &vec![1; length - 24]].concat());
-    packet[6] = 0x40;
-    packet
-}
-
 type Loss = (Priority, DropReason, Vec<u8>);
 
 /// Each of these was counted once, and nothing else.
@@ -105,16 +97,16 @@ fn what_the_tun_gives_is_dropped_in_its_class() {
             let losses = [
                 (Normal, DropReason::Malformed, vec![0x45; 19]),
                 (Normal, DropReason::Malformed, vec![0; 900]),
-                (High, DropReason::NoRoute, packet(High, OUTSIDE, client(9), 1000)),
-                (High, DropReason::NoRoute, packet(Normal, OUTSIDE, client(9), 90)),
-                (Normal, DropReason::NoRoute, packet(Normal, OUTSIDE, client(9), 1000)),
+                (High, DropReason::NoRoute, of_class(High, OUTSIDE, client(9), 1000)),
+                (High, DropReason::NoRoute, of_class(Normal, OUTSIDE, client(9), 90)),
+                (Normal, DropReason::NoRoute, of_class(Normal, OUTSIDE, client(9), 1000)),
                 (Normal, DropReason::NoRoute, v6("fd00::2", "fd00::3", 17, &[1; 600])),
             ];
             route(&hub, &losses);
             assert_drops(&hub.totals().drops, &losses);
             let too_big = [
-                (High, DropReason::TooBig, packet(High, OUTSIDE, client(2), 1281)),
-                (Normal, DropReason::TooBig, packet(Normal, OUTSIDE, client(2), 1300)),
+                (High, DropReason::TooBig, of_class(High, OUTSIDE, client(2), 1281)),
+                (Normal, DropReason::TooBig, of_class(Normal, OUTSIDE, client(2), 1300)),
             ];
             route(&hub, &too_big);
             assert_drops(&peer.traffic.snapshot().drops, &too_big);
@@ -129,15 +121,15 @@ fn a_bulk_transfer_loses_packets_of_its_class() {
         block_on(async {
             let hub = hub(false);
             let peer = peer(&hub, 2, 1280, None);
-            let bulk = packet(Normal, OUTSIDE, client(2), 1280);
+            let bulk = of_class(Normal, OUTSIDE, client(2), 1280);
             let mut batch = Batch::default();
             for _ in 0..800 {
                 peer.queue.producer(clock::now()).push(&bulk);
                 peer.queue.drain_into(clock::now(), &mut batch, Allowance::unlimited(1 << 20));
             }
             let losses = [
-                (Low, DropReason::TooBig, packet(Normal, OUTSIDE, client(2), 1300)),
-                (Normal, DropReason::TooBig, packet(Normal, [192, 0, 2, 7], client(2), 1300)),
+                (Low, DropReason::TooBig, of_class(Normal, OUTSIDE, client(2), 1300)),
+                (Normal, DropReason::TooBig, of_class(Normal, [192, 0, 2, 7], client(2), 1300)),
             ];
             route(&hub, &losses);
             assert_drops(&peer.traffic.snapshot().drops, &losses);
@@ -157,17 +149,18 @@ fn what_a_client_sends_is_dropped_in_its_class() {
                 let own = client(2);
                 let mut losses = vec![
                     (Normal, DropReason::Malformed, vec![0x45; 19]),
-                    (High, DropReason::Spoofed, packet(High, OUTSIDE, OUTSIDE, 1000)),
-                    (Normal, DropReason::Spoofed, packet(Normal, client(3), OUTSIDE, 1000)),
-                    (Normal, DropReason::LinkLocal, packet(Normal, [169, 254, 1, 1], OUTSIDE, 1000)),
+                    (High, DropReason::Spoofed, of_class(High, OUTSIDE, OUTSIDE, 1000)),
+                    (Normal, DropReason::Spoofed, of_class(Normal, client(3), OUTSIDE, 1000)),
+                    (Normal, DropReason::LinkLocal, of_class(Normal, [169, 254, 1, 1], OUTSIDE, 1000)),
                     // Longer than what was agreed on, yet a packet.
-                    (High, DropReason::Malformed, packet(High, own, OUTSIDE, 1421)),
+                    (High, DropReason::Malformed, of_class(High, own, OUTSIDE, 1421)),
                     // The device refuses it.
-                    (High, DropReason::NoRoute, packet(High, own, OUTSIDE, 1000)),
-                    (Normal, DropReason::NoRoute, packet(Normal, own, OUTSIDE, 1000)),
+                    (High, DropReason::NoRoute, of_class(High, own, OUTSIDE, 1000)),
+                    (Normal, DropReason::NoRoute, of_class(Normal, own, OUTSIDE, 1000)),
                 ];
-                let among =
-                    |reason| [High, Normal].map(|class| (class, reason, packet(class, own, client(9), 700)));
+                let among = |reason| {
+                    [High, Normal].map(|class| (class, reason, of_class(class, own, client(9), 700)))
+                };
                 let absent = if client_to_client { DropReason::NoRoute } else { DropReason::ClientToClient };
                 losses.extend(among(absent));
                 for (.., packet) in &losses {
@@ -177,7 +170,7 @@ fn what_a_client_sends_is_dropped_in_its_class() {
                 if client_to_client {
                     // The packet was taken from the sender: its loss is the receiver's.
                     let too_big = [High, Normal]
-                        .map(|class| (class, DropReason::TooBig, packet(class, own, client(3), 1400)));
+                        .map(|class| (class, DropReason::TooBig, of_class(class, own, client(3), 1400)));
                     for (.., packet) in &too_big {
                         port.deliver(&mut packet.clone());
                     }
@@ -200,11 +193,11 @@ fn what_waits_when_a_session_ends_is_counted_once() {
             let mut port = Uplink::new(Arc::clone(&hub), Arc::clone(&peer));
             let mut losses = Vec::new();
             for class in [High, Normal, Normal] {
-                let down = packet(class, OUTSIDE, client(2), 1000);
+                let down = of_class(class, OUTSIDE, client(2), 1000);
                 peer.queue.producer(clock::now()).push(&down);
                 losses.push((class, DropReason::NotConnected, down));
                 // Nobody releases it.
-                let up = packet(class, client(2), OUTSIDE, 900);
+                let up = of_class(class, client(2), OUTSIDE, 900);
                 port.deliver(&mut up.clone());
                 losses.push((class, DropReason::RateLimit, up));
             }
@@ -214,7 +207,7 @@ fn what_waits_when_a_session_ends_is_counted_once() {
             assert!(peer.queue.is_empty() && peer.held.is_empty());
             assert_drops(&peer.traffic.snapshot().drops, &losses);
             // A task that still holds the peer finds it closed.
-            let late = packet(Normal, OUTSIDE, client(2), 800);
+            let late = of_class(Normal, OUTSIDE, client(2), 800);
             peer.queue.producer(clock::now()).push(&late);
             losses.push((Normal, DropReason::NotConnected, late));
             assert_drops(&peer.traffic.snapshot().drops, &losses);
