@@ -55,11 +55,6 @@ impl From<Malformed> for DropReason {
     }
 }
 
-/// A packet without offload header is no longer than the tunnel's MTU: its sender knows it too.
-pub fn check_mtu(packet: &IpPacket<'_>, mtu: u16) -> Result<(), Malformed> {
-    if packet.as_bytes().len() > usize::from(mtu) { Err(Malformed::OverMtu(mtu)) } else { Ok(()) }
-}
-
 /// At the server: a client's packet carries an address that was assigned to it as its source.
 /// `::` and link-local sources are no attack (every host emits them) and have a reason of their own.
 pub fn check_source(packet: &IpPacket<'_>, v4: Ipv4Addr, v6: Option<Ipv6Addr>) -> Result<(), DropReason> {

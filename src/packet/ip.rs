@@ -150,6 +150,13 @@ impl<'a> IpPacket<'a> {
         matches!(self.header, Header::V4(header) if header[6] & DONT_FRAGMENT == 0)
     }
 
+    /// Whether the IPv4 header says that this is a part of a datagram. (In IPv6 an extension header does.)
+    pub fn is_fragment(&self) -> bool {
+        /// «More fragments» and the offset; the bits beside them are «don't fragment» and a reserved one.
+        const PART: u8 = 0x3f;
+        matches!(self.header, Header::V4(header) if header[6] & PART != 0 || header[7] != 0)
+    }
+
     /// The length in bytes of the IPv4 header with its options, or of the fixed IPv6 header.
     pub fn header_len(&self) -> usize {
         match self.header {
@@ -168,6 +175,11 @@ impl<'a> IpPacket<'a> {
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
+}
+
+/// A packet without offload header is no longer than the tunnel's MTU: its sender knows it too.
+pub fn check_mtu(packet: &IpPacket<'_>, mtu: u16) -> Result<(), Malformed> {
+    if packet.as_bytes().len() > usize::from(mtu) { Err(Malformed::OverMtu(mtu)) } else { Ok(()) }
 }
 
 /// The address at `offset`, which is 8 or 24.

@@ -9,6 +9,7 @@ pub mod icmp;
 pub mod ingress;
 pub mod ip;
 mod mss;
+mod offload;
 mod upper;
 
 pub use classify::{Classified, FlowTuple, Fragment, classify, count_drop};
@@ -17,3 +18,4 @@ pub use icmp::{Answers, Router};
 pub use ingress::Ingress;
 pub use ip::{IpPacket, Malformed};
 pub use mss::clamp_mss;
+pub use offload::{MAX_SEGMENTS, OFFLOAD_LEN, Offload, Record, Size};

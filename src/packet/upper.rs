@@ -14,6 +14,7 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
 pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
 pub(super) const ICMPV6: u8 = 58;
 
 /// The header behind the IP header.
