@@ -35,6 +35,8 @@ pub(super) struct Approach<'a> {
     pub(super) known: &'a [IpAddr],
     /// How long it may be silent.
     pub(super) keepalive_cap: KeepaliveCap,
+    /// What is offered: nothing, once the server could make nothing of a hello.
+    pub(super) features: Features,
 }
 
 /// Tries once.
@@ -55,13 +57,13 @@ pub(super) async fn attempt(
     if announce {
         shared.set_state(ConnectionState::Handshaking);
     }
-    handshake(config, dialed, approach.keepalive_cap, deadline).await
+    handshake(config, dialed, &approach, deadline).await
 }
 
 async fn handshake(
     config: &ClientConfig,
     dialed: Dialed,
-    keepalive_cap: KeepaliveCap,
+    approach: &Approach<'_>,
     deadline: Instant,
 ) -> Result<Established, Failure> {
     let Dialed { mut websocket, remote, .. } = dialed;
@@ -69,7 +71,7 @@ async fn handshake(
         server_key: config.server_public_key,
         hello: ClientHello {
             version: VERSION,
-            features: Features::NONE,
+            features: approach.features,
             mtu: Some(config.mtu),
             name: config.name.clone(),
             token: None,
@@ -77,7 +79,7 @@ async fn handshake(
             ticket: None,
         },
         keepalive_interval: config.keepalive_interval,
-        keepalive_cap,
+        keepalive_cap: approach.keepalive_cap,
         key_limits: KeyLimits::default(),
     };
     let (awaiting, frame) =

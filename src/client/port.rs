@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::{Port, Route, clock};
-use crate::packet::{Answers, Egress, Ingress, Router, clamp_mss, count_drop};
+use crate::packet::{
+    Answers, Egress, Ingress, Offload, Path, Record, Router, clamp_record, count_drop, quoted,
+};
 use crate::qos::PacketQueue;
-use crate::telemetry::{DropReason, Quality, Traffic};
-use crate::tunnel::Tun;
+use crate::telemetry::{DropReason, Quality, Size, Traffic};
+use crate::tunnel::{Tun, TunWriter};
 
 use super::shared::Shared;
 
@@ -25,20 +27,25 @@ impl Uplink {
 }
 
 impl Route for Uplink {
-    fn route<'a>(&mut self, packets: impl Iterator<Item = &'a mut [u8]>) {
+    fn route<'a>(&mut self, records: impl Iterator<Item = Record<'a>>) {
         let Self { tun, queue, gate, egress } = self;
         let now = clock::now();
         let way = gate.way();
         let mut producer = queue.producer(now);
-        let Some(Way { mtu, router }) = way else {
-            return packets.for_each(|packet| producer.refuse(packet, DropReason::NotConnected));
+        let Some(Way { path, router }) = way else {
+            let refuse = |record: Record<'_>| {
+                producer.refuse(record.packet, record.offload, DropReason::NotConnected);
+            };
+            return records.for_each(refuse);
         };
-        for packet in packets {
-            if let Err(reason) = egress.pass(packet, mtu, |packet| producer.push(packet)) {
-                producer.refuse(packet, reason);
+        for mut record in records {
+            let passed = egress.pass(&mut record, path, |packet, offload| producer.push(packet, offload));
+            if let Err(reason) = passed {
+                producer.refuse(record.packet, record.offload, reason);
                 if reason == DropReason::TooBig {
-                    let answer = |answer: &[u8]| tun.write(answer).is_ok();
-                    gate.answers.too_big(now, &router, packet, mtu, answer);
+                    let answer = |answer: &[u8]| tun.write(answer, Offload::NONE).is_ok();
+                    let mut room = Vec::new();
+                    gate.answers.too_big(now, &router, quoted(&mut record, &mut room), path.mtu, answer);
                 }
             }
         }
@@ -55,8 +62,8 @@ pub(super) struct Gate {
 /// What the session that packets go to permits.
 #[derive(Clone, Copy)]
 pub(super) struct Way {
-    /// The tunnel's MTU.
-    pub(super) mtu: u16,
+    /// What it takes.
+    pub(super) path: Path,
     /// Who says that a packet is longer: the server, as the next hop.
     pub(super) router: Router,
 }
@@ -78,38 +85,47 @@ impl Gate {
 
 /// From the session into the TUN.
 pub(super) struct Downlink {
-    pub(super) tun: Arc<Tun>,
+    writer: TunWriter,
     pub(super) traffic: Arc<Traffic>,
     pub(super) shared: Arc<Shared>,
     /// Lets pass what is for this host.
     ingress: Ingress,
-    received: (u64, u64),
+    received: Size,
 }
 
 impl Downlink {
     pub(super) fn new(tun: Arc<Tun>, traffic: Arc<Traffic>, shared: Arc<Shared>, ingress: Ingress) -> Self {
-        Self { tun, traffic, shared, ingress, received: (0, 0) }
+        Self { writer: TunWriter::new(tun), traffic, shared, ingress, received: Size::ZERO }
     }
+}
 
-    fn take(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
-        self.ingress.admit(packet)?;
-        clamp_mss(packet, self.ingress.mtu());
+/// Counts what became of a packet at the TUN.
+fn written(received: &mut Size, traffic: &Traffic) -> impl FnMut(&[u8], Offload, std::io::Result<()>) {
+    |packet, offload, outcome| match outcome {
+        Ok(()) => *received += offload.size(packet.len()),
         // The device refuses only while the interface is down, set so by somebody else.
-        self.tun.write(packet).map_err(|_| DropReason::NoRoute)
+        Err(_) => count_drop(traffic.drops(), DropReason::NoRoute, packet, offload),
     }
 }
 
 impl Port for Downlink {
-    fn deliver(&mut self, packet: &mut [u8]) {
-        match self.take(packet) {
-            Ok(()) => self.received = (self.received.0 + 1, self.received.1 + packet.len() as u64),
-            Err(reason) => count_drop(self.traffic.drops(), reason, packet),
+    fn deliver(&mut self, mut record: Record<'_>) {
+        let Self { writer, traffic, ingress, received, .. } = self;
+        if let Err(reason) = ingress.admit(&record) {
+            return count_drop(traffic.drops(), reason, record.packet, record.offload);
         }
+        clamp_record(&mut record, ingress.mtu());
+        writer.push(record, &mut written(received, traffic));
     }
 
     fn delivered(&mut self) {
-        let (packets, bytes) = std::mem::take(&mut self.received);
-        self.traffic.add_received(packets, bytes);
+        let Self { writer, traffic, received, .. } = self;
+        writer.flush(&mut written(received, traffic));
+        traffic.add_received(std::mem::take(received));
+    }
+
+    fn rest(&mut self) {
+        self.writer.shrink();
     }
 
     fn round_trip(&mut self, quality: &Quality) {

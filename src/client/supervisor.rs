@@ -16,14 +16,14 @@ use super::shared::Shared;
 use super::tunnel::Tunnel;
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::DisconnectCode;
-use crate::codec::hello::Accepted;
+use crate::codec::hello::{Accepted, Features};
 use crate::config::{ClientConfig, Reconnect};
 use crate::engine::{End, Link, Order};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::repair;
 use crate::report::{Assigned, ConnectionState, LogLevel, Status};
-use crate::session::KeepaliveCap;
 use crate::session::reconnect::Backoff;
+use crate::session::{FEATURES, KeepaliveCap};
 use crate::telemetry::Traffic;
 use crate::transport::{ClientTls, Stream};
 
@@ -184,8 +184,12 @@ impl Run {
         if self.config.server_url.tls && self.tls.is_none() {
             self.tls = Some(self.config.client_tls().map_err(Failure::last)?);
         }
-        let approach =
-            Approach { tls: self.tls.as_ref(), known: &self.known, keepalive_cap: self.keepalive_cap };
+        let approach = Approach {
+            tls: self.tls.as_ref(),
+            known: &self.known,
+            keepalive_cap: self.keepalive_cap,
+            features: if self.bad_requests > 0 { Features::NONE } else { FEATURES },
+        };
         let established = tokio::select! {
             biased;
             interrupt = inbox.interrupt() => return Ok(interrupt),

@@ -14,7 +14,7 @@ use crate::config::ClientConfig;
 use crate::engine::{Task, pump};
 use crate::error::VpnError;
 use crate::network::{HostChanges, Netlink};
-use crate::packet::{Ingress, Router};
+use crate::packet::{self, Ingress, Router};
 use crate::qos::{FlowHasher, PacketQueue};
 use crate::report::{Dns, LogLevel};
 use crate::telemetry::{DropReason, Traffic};
@@ -77,7 +77,7 @@ impl Tunnel {
         let queue = Arc::new(PacketQueue::new(Arc::clone(traffic), FlowHasher::new(&mut rand::rng())));
         let gate = Arc::new(Gate::new());
         let uplink = Uplink::new(Arc::clone(&tun), Arc::clone(&queue), Arc::clone(&gate));
-        let pump = Task::spawn("tun", pump(Arc::clone(&tun), config.mtu, uplink));
+        let pump = Task::spawn("tun", pump(Arc::clone(&tun), uplink));
         let addresses = Addresses::of(hello);
         let mut tunnel = Self {
             tun,
@@ -260,7 +260,8 @@ impl Tunnel {
 fn way(hello: &Accepted) -> Way {
     // The hello's prefix length was checked when it was read.
     let v4 = Ipv4Net::new_assert(hello.gateway, hello.prefix_length);
-    Way { mtu: hello.mtu, router: Router::new(v4, hello.v6.map(|v6| v6.gateway)) }
+    let path = packet::Path { mtu: hello.mtu, offload: hello.features.offload };
+    Way { path, router: Router::new(v4, hello.v6.map(|v6| v6.gateway)) }
 }
 
 #[cfg(test)]
@@ -275,7 +276,7 @@ mod tests {
     use crate::network::namespace::{block_on, isolated};
     use crate::packet::ip::tests::v4;
     use crate::report::{Event, EventSink, Events};
-    use crate::telemetry::{DropCount, Priority};
+    use crate::telemetry::{Priority, Size};
 
     struct Nobody;
 
@@ -321,7 +322,7 @@ mod tests {
                 };
                 // The kernel may have sent packets of its own into the interface.
                 let lost = |priority, reason| {
-                    let DropCount { packets, bytes } = traffic.drops().snapshot().get(priority, reason);
+                    let Size { packets, bytes } = traffic.drops().snapshot().get(priority, reason);
                     (packets, bytes)
                 };
                 let offline = DropReason::NotConnected;

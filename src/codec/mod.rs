@@ -3,6 +3,7 @@
 //! Pure functions over byte slices. What comes from the peer is parsed into types that cannot hold
 //! anything the protocol does not allow, so nothing behind this module checks it again.
 
+pub mod bundle;
 pub mod close;
 pub mod disconnect;
 pub mod frame;

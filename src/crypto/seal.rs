@@ -60,34 +60,59 @@ impl Sealer {
     ///
     /// A [`SealError`], with `out` and the counter as before.
     pub fn seal(&mut self, kind: FrameType, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
-        if !kind.plaintext_lengths().is_some_and(|lengths| lengths.contains(&plaintext.len())) {
+        if !is_plaintext_length(kind, plaintext.len()) {
             return Err(SealError::Length { kind, length: plaintext.len() });
         }
+        out.reserve(HEADER_LEN + plaintext.len() + SEAL_OVERHEAD);
+        self.seal_with(kind, out, |out| out.extend_from_slice(plaintext))
+    }
+
+    /// Appends a whole frame whose plaintext `fill` appends, to be sealed where it lies. `fill` finds
+    /// something in front that it must leave alone.
+    ///
+    /// # Errors
+    ///
+    /// A [`SealError`], with `out` and the counter as before.
+    pub fn seal_with(
+        &mut self,
+        kind: FrameType,
+        out: &mut Vec<u8>,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), SealError> {
         if self.counter >= COUNTER_LIMIT {
             return Err(SealError::Exhausted);
         }
-        let length = plaintext.len() + SEAL_OVERHEAD;
-        let header = header(kind, length);
         let counter = self.counter.to_be_bytes();
         let start = out.len();
-        out.reserve(HEADER_LEN + length);
-        out.extend_from_slice(&header);
+        out.extend_from_slice(&[0; HEADER_LEN]);
         out.extend_from_slice(&self.prefix);
         out.extend_from_slice(&counter);
-        out.extend_from_slice(plaintext);
-        let body = &mut out[start + HEADER_LEN + FULL_NONCE_LEN..];
-        match self.subkey.seal_in_place_separate_tag(nonce(counter), Aad::from(header), body) {
-            Ok(tag) => out.extend_from_slice(tag.as_ref()),
-            Err(_) => {
-                // Never reached with these lengths; but plaintext must not stay where ciphertext
-                // is expected.
-                out[start..].zeroize();
+        let body_start = out.len();
+        fill(out);
+        let sealed = match out.get_mut(body_start..) {
+            Some(body) if is_plaintext_length(kind, body.len()) => {
+                let header = header(kind, body.len() + SEAL_OVERHEAD);
+                self.subkey
+                    .seal_in_place_separate_tag(nonce(counter), Aad::from(header), body)
+                    .map(|tag| (header, tag))
+                    .map_err(|_| SealError::Internal)
+            }
+            body => Err(SealError::Length { kind, length: body.map_or(0, |body| body.len()) }),
+        };
+        match sealed {
+            Ok((header, tag)) => {
+                out[start..start + HEADER_LEN].copy_from_slice(&header);
+                out.extend_from_slice(tag.as_ref());
+            }
+            Err(error) => {
+                // Plaintext must not stay where ciphertext is expected.
+                out.get_mut(start..).unwrap_or_default().zeroize();
                 out.truncate(start);
-                return Err(SealError::Internal);
+                return Err(error);
             }
         }
         self.counter += 1;
-        self.bytes += length as u64;
+        self.bytes += (out.len() - start - HEADER_LEN) as u64;
         Ok(())
     }
 
@@ -109,6 +134,11 @@ impl fmt::Debug for Sealer {
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a plaintext of this length makes a legal frame of a type that is sealed.
+fn is_plaintext_length(kind: FrameType, length: usize) -> bool {
+    kind.plaintext_lengths().is_some_and(|lengths| lengths.contains(&length))
 }
 
 /// The receiving end of one traffic key.
@@ -210,6 +240,9 @@ pub enum SealError {
         /// The plaintext's length in bytes.
         length: usize,
     },
+    /// A packet with an offload header is to be sealed for a peer that does not take any.
+    #[error("a packet with an offload header, which is not in force")]
+    OffloadNotInForce,
     /// The key has sealed 2^48 frames.
     #[error("the traffic key is used up")]
     Exhausted,

@@ -13,14 +13,16 @@ use tokio::time::Sleep;
 use super::{Meter, clock};
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
+use crate::packet::Record;
 use crate::qos::{Allowance, Batch, PacketQueue};
 use crate::session::{Event, Session, SessionError};
 use crate::telemetry::{Quality, Traffic};
 use crate::transport::{Quantum, SESSION_MESSAGE_LIMIT, WebSocket, WebSocketError};
 
-/// Sealed bytes that go into one WebSocket message: enough to spread the cost of a message and a
-/// system call over many packets, little enough that a keepalive's answer waits for at most one.
-const BATCH_BYTES: usize = 32 * 1024;
+/// Bytes of packets that go into one WebSocket message: the longest super-packet, counted as the segments
+/// that it stands for. Enough to spread the cost of a message and a system call over many packets, little
+/// enough that a keepalive's answer waits for at most one.
+const BATCH_BYTES: usize = 72 * 1024;
 
 /// Rounds of reading and writing before the task lets others run.
 const ROUNDS_PER_WAKE: usize = 16;
@@ -64,7 +66,7 @@ struct Leaving {
 /// Where a link's packets go.
 pub trait Port: Send {
     /// One packet that the peer sent; unchecked.
-    fn deliver(&mut self, packet: &mut [u8]);
+    fn deliver(&mut self, record: Record<'_>);
 
     /// All packets of a message were delivered; the place for what is done once a batch.
     fn delivered(&mut self) {}
@@ -77,6 +79,9 @@ pub trait Port: Send {
 
     /// The peer sent a keepalive.
     fn keepalive_came(&mut self) {}
+
+    /// Gives back memory that traffic no longer needs, at the slow pace of keepalives.
+    fn rest(&mut self) {}
 
     /// Lets go of packets that were held back, and tells when it can let go of more, if ever. Called
     /// whenever the link's task runs; what wakes it otherwise is the port's business.
@@ -233,7 +238,7 @@ where
             }));
         }
         let Self { websocket, session, port, .. } = self;
-        let outcome = session.handle_message(now, websocket.message(), |packet| port.deliver(packet));
+        let outcome = session.handle_message(now, websocket.message(), |record| port.deliver(record));
         port.delivered();
         Poll::Ready(outcome.map_err(End::BadFrame))
     }
@@ -262,6 +267,7 @@ where
     /// Gives back memory that traffic no longer needs, at the slow pace of keepalives.
     fn rest(&mut self) {
         self.queue.trim();
+        self.port.rest();
         self.websocket.shrink();
     }
 
@@ -327,14 +333,14 @@ where
         websocket
             .queue_message(|out| {
                 session.poll_transmit(out)?;
-                batch.iter().take(count).try_for_each(|packet| session.seal_packet(now, packet, out))
+                if count > 0 { session.seal_packets(now, batch.iter(), out) } else { Ok(()) }
             })
             .map_err(End::BadFrame)?;
         if let Some(leaving) = leaving {
             leaving.said = true;
         }
         if count > 0 {
-            traffic.add_sent(count as u64, batch.len_bytes() as u64);
+            traffic.add_sent(batch.size());
         }
         Ok(!self.websocket.is_flushed())
     }

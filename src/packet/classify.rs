@@ -2,6 +2,7 @@
 //! belongs to. Nothing behind the transport's ports is read, and nothing is remembered: that a flow has
 //! moved so much that it is [`Priority::Low`] is known to [`qos`](crate::qos) alone.
 
+use super::offload::Offload;
 use super::upper::{MAX_EXTENSIONS, extension, is_extension};
 use crate::telemetry::{DropReason, Drops, Priority};
 
@@ -118,8 +119,9 @@ pub fn classify(packet: &[u8], segment_len: Option<u16>) -> Classified {
 }
 
 /// Counts a packet that is dropped before it was in any queue, in the class that its headers put it in.
-pub fn count_drop(drops: &Drops, reason: DropReason, packet: &[u8]) {
-    drops.count(classify(packet, None).priority, reason, packet.len());
+pub fn count_drop(drops: &Drops, reason: DropReason, packet: &[u8], offload: Offload) {
+    let priority = classify(packet, offload.segment_len()).priority;
+    drops.count(priority, reason, offload.size(packet.len()));
 }
 
 /// What is read of a packet.

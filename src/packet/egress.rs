@@ -3,6 +3,8 @@
 use super::fragment::fragment;
 use super::ip::{IpPacket, Malformed};
 use super::mss::clamp_mss;
+use super::offload::{Offload, Record};
+use super::segment::{Split, complete_checksum, segment, split_front};
 use crate::telemetry::DropReason;
 
 /// Fits packets to the MTU of the session they go to. One for each path, as it keeps the room that
@@ -10,41 +12,102 @@ use crate::telemetry::DropReason;
 #[derive(Debug, Default)]
 pub struct Egress {
     scratch: Vec<u8>,
+    segment: Vec<u8>,
 }
+
+/// What the session takes that a packet goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The longest packet.
+    pub mtu: u16,
+    /// Whether it takes packets with an offload header.
+    pub offload: bool,
+}
+
+/// Up to this length a partial checksum is completed although the path would take it, in bytes: the ten
+/// bytes of the offload header cost more than the sum.
+const COMPLETED: usize = 512;
 
 impl Egress {
     /// Hands a packet to `forward` if it fits `mtu`, the MSS of a SYN lowered to it. A longer one is
-    /// handed on in fragments where IPv4 permits.
+    /// handed on in fragments where IPv4 permits. A super-packet is treated as its segments are: whole
+    /// where they fit and `path` takes it, else one by one.
     ///
-    /// `bytes` may be the beginning of a packet that was longer than the room it was read into.
+    /// The packet may be the beginning of one that was longer than the room it was read into.
     ///
     /// # Errors
     /// [`DropReason::TooBig`], which the sender is to hear of ([`Router::too_big`](super::Router::too_big)),
-    /// and [`DropReason::Malformed`]. Nothing was forwarded.
+    /// [`DropReason::Malformed`] and [`DropReason::OffloadInvalid`]. Nothing was forwarded.
     pub fn pass(
         &mut self,
-        bytes: &mut [u8],
-        mtu: u16,
-        mut forward: impl FnMut(&[u8]),
+        record: &mut Record<'_>,
+        path: Path,
+        mut forward: impl FnMut(&[u8], Offload),
     ) -> Result<(), DropReason> {
-        let packet = match IpPacket::parse(bytes) {
-            Ok(packet) => packet,
-            Err(Malformed::Length { announced, arrived })
-                if announced > arrived && announced > usize::from(mtu) =>
-            {
-                return Err(DropReason::TooBig);
-            }
-            Err(malformed) => return Err(malformed.into()),
-        };
-        if packet.total_len() <= usize::from(mtu) {
-            clamp_mss(bytes, mtu);
-            forward(bytes);
-            Ok(())
-        } else if packet.may_be_fragmented() {
-            Ok(fragment(&packet, mtu, &mut self.scratch, forward)?)
-        } else {
-            Err(DropReason::TooBig)
+        if record.offload.is_none() {
+            return pass_complete(record.packet, path.mtu, &mut self.scratch, |packet| {
+                forward(packet, Offload::NONE);
+            });
         }
+        let packet = IpPacket::parse(record.packet)?;
+        let fits = record.offload.check(&packet, path.mtu).is_ok();
+        if fits && path.offload && (record.offload.is_super() || packet.as_bytes().len() > COMPLETED) {
+            forward(record.packet, record.offload);
+            return Ok(());
+        }
+        if !record.offload.is_workable(&packet) {
+            return Err(DropReason::OffloadInvalid);
+        }
+        let longest = record.offload.segment_len().map_or(packet.as_bytes().len(), usize::from);
+        if longest > usize::from(path.mtu) && !packet.may_be_fragmented() {
+            return Err(DropReason::TooBig);
+        }
+        let Self { scratch, segment: room } = self;
+        segment(record.packet, record.offload, room, |packet| {
+            // It was checked above that each of them can be passed on; a last one that is too long for a
+            // datagram's fragments is the only exception, and there is none among segments.
+            let _passed = pass_complete(packet, path.mtu, scratch, |packet| forward(packet, Offload::NONE));
+        });
+        Ok(())
+    }
+}
+
+/// Shortens a super-packet that is too big to its first segment, which is what its sender is told of.
+pub fn quoted<'a>(record: &'a mut Record<'_>, room: &'a mut Vec<u8>) -> &'a [u8] {
+    let offload = record.offload;
+    if offload.segments(record.packet.len()) > 1 {
+        let Split { front, .. } = split_front(record.packet, offload, 1, room);
+        complete_checksum(room, front);
+        room
+    } else {
+        record.packet
+    }
+}
+
+/// As [`Egress::pass`], of a packet with complete checksums.
+fn pass_complete(
+    bytes: &mut [u8],
+    mtu: u16,
+    scratch: &mut Vec<u8>,
+    mut forward: impl FnMut(&[u8]),
+) -> Result<(), DropReason> {
+    let packet = match IpPacket::parse(bytes) {
+        Ok(packet) => packet,
+        Err(Malformed::Length { announced, arrived })
+            if announced > arrived && announced > usize::from(mtu) =>
+        {
+            return Err(DropReason::TooBig);
+        }
+        Err(malformed) => return Err(malformed.into()),
+    };
+    if packet.total_len() <= usize::from(mtu) {
+        clamp_mss(bytes, mtu);
+        forward(bytes);
+        Ok(())
+    } else if packet.may_be_fragmented() {
+        Ok(fragment(&packet, mtu, scratch, forward)?)
+    } else {
+        Err(DropReason::TooBig)
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::ip::{IpPacket, Malformed};
+use super::offload::Record;
 use crate::telemetry::DropReason;
 
 /// The check that one session applies to every packet it has opened.
@@ -37,10 +38,10 @@ impl Ingress {
         self.mtu
     }
 
-    /// The packet, if it may go on.
-    pub fn admit<'a>(&self, bytes: &'a [u8]) -> Result<IpPacket<'a>, DropReason> {
-        let packet = IpPacket::parse(bytes)?;
-        check_mtu(&packet, self.mtu)?;
+    /// The packet, if it may go on; its offload header can be relied on then.
+    pub fn admit<'a>(&self, record: &'a Record<'_>) -> Result<IpPacket<'a>, DropReason> {
+        let packet = IpPacket::parse(record.packet)?;
+        record.offload.check(&packet, self.mtu)?;
         match self.addresses {
             Addresses::Sources { v4, v6 } => check_source(&packet, v4, v6)?,
             Addresses::Destinations { v4, v6 } => check_destination(&packet, v4, v6)?,

@@ -4,6 +4,8 @@
 //! at all where a firewall on the way eats ICMP.
 
 use super::checksum;
+use super::offload::{Offload, Record};
+use super::segment::complete_checksum;
 use super::upper::{Fragment, TCP, is_extension, upper_layer};
 
 /// IP and TCP headers without options, which is what an MSS leaves room for (RFC 6691).
@@ -29,6 +31,19 @@ pub fn clamp_mss(packet: &mut [u8], mtu: u16) {
     let Some(tcp) = synchronising(packet) else { return };
     let headers = if packet[0] >> 4 == 4 { IPV4_HEADERS } else { IPV6_HEADERS };
     clamp_options(&mut packet[tcp..], mtu.saturating_sub(headers));
+}
+
+/// As [`clamp_mss`], of a packet whose checksum may be partial; a SYN's is completed. Super-packets have no
+/// SYN.
+pub fn clamp_record(record: &mut Record<'_>, mtu: u16) {
+    if record.offload.is_super() {
+        return;
+    }
+    if record.offload.needs_checksum() && synchronising(record.packet).is_some() {
+        complete_checksum(record.packet, record.offload);
+        record.offload = Offload::NONE;
+    }
+    clamp_mss(record.packet, mtu);
 }
 
 /// Where the TCP header of a packet with SYN begins; all of it but its options is within the packet.

@@ -10,7 +10,7 @@
 
 use super::ip::{IpPacket, check_mtu};
 use super::upper::{TCP, UDP};
-use crate::telemetry::DropReason;
+use crate::telemetry::{DropReason, Size};
 
 /// The length of an offload header in bytes, on the wire and at the TUN.
 pub const OFFLOAD_LEN: usize = 10;
@@ -59,22 +59,6 @@ pub struct Record<'a> {
     pub packet: &'a mut [u8],
     /// What it lacks.
     pub offload: Offload,
-}
-
-/// How much a packet counts for: a super-packet as much as its segments.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Size {
-    /// IP packets.
-    pub packets: u64,
-    /// Their bytes, each with its headers.
-    pub bytes: u64,
-}
-
-impl std::ops::AddAssign for Size {
-    fn add_assign(&mut self, other: Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-    }
 }
 
 impl Offload {
@@ -218,6 +202,17 @@ impl Offload {
             _ => false,
         };
         if fits { Ok(()) } else { Err(DropReason::OffloadInvalid) }
+    }
+
+    /// Whether what is left to be done can be done in software. Less than [`check`](Self::check) asks for:
+    /// the local kernel also gives what the wire does not carry, IPv6 extension headers among it.
+    pub fn is_workable(&self, packet: &IpPacket<'_>) -> bool {
+        let length = packet.as_bytes().len();
+        let [start, offset, hdr_len] = [self.csum_start, self.csum_offset, self.hdr_len].map(usize::from);
+        let can_sum = self.needs_checksum() && start >= packet.header_len() && start + offset + 2 <= length;
+        let can_cut = !self.is_super()
+            || self.gso_size > 0 && hdr_len > start && hdr_len < length && !packet.is_fragment();
+        can_sum && can_cut
     }
 
     fn checksum_fits(&self, packet: &IpPacket<'_>, mtu: u16) -> bool {

@@ -22,7 +22,8 @@ use super::codel::Limits;
 use super::flow_queues::{Flows, List, Rank};
 use super::packets::{Packets, Waiting};
 use super::room::{HighExcess, QUEUE_BYTES, QUEUE_PACKETS};
-use crate::telemetry::{DropReason, Priority, Traffic};
+use crate::packet::{Offload, Split, split_front};
+use crate::telemetry::{DropReason, Priority, Size, Traffic};
 
 const CLASSES: usize = Priority::ALL.len();
 
@@ -97,15 +98,22 @@ impl Backlog {
 
     /// Queues a copy of a packet. What has no room, this packet or others that give way, is dropped and
     /// counted.
-    pub(super) fn push(&mut self, now: u64, hash: u64, priority: Priority, packet: &[u8]) {
+    pub(super) fn push(
+        &mut self,
+        now: u64,
+        (hash, priority): (u64, Priority),
+        packet: &[u8],
+        offload: Offload,
+    ) {
+        let size = offload.size(packet.len());
         let Some(capacity) = capacity_for(packet.len()) else {
-            return self.count(priority, DropReason::TooBig, packet.len());
+            return self.count(priority, DropReason::TooBig, size);
         };
         self.used = true;
         self.relieve_high(now);
         let priority = self.join(hash, priority);
         if !self.make_room(priority, capacity) {
-            return self.count(priority, DropReason::QueueFull, packet.len());
+            return self.count(priority, DropReason::QueueFull, size);
         }
         // Who gave way may have been this flow, and the last of its class.
         let flow = match self.flows.find(hash) {
@@ -114,7 +122,7 @@ impl Backlog {
         };
         let mut buffer = self.buffer(capacity);
         buffer.extend_from_slice(packet);
-        self.append(flow, Waiting { buffer, arrived: now });
+        self.append(flow, Waiting { buffer, start: 0, offload, arrived: now });
         self.watch_high(now);
     }
 
@@ -141,7 +149,7 @@ impl Backlog {
         self.free.trim();
     }
 
-    /// Lengths of the packets that wait.
+    /// Lengths of the packets that wait, a super-packet's as that of its segments.
     pub(super) fn bytes(&self) -> usize {
         self.classes.iter().map(|class| class.bytes).sum()
     }
@@ -160,7 +168,7 @@ impl Backlog {
     pub(super) fn take_head(&mut self, index: u16) -> Option<Waiting> {
         let flow = &mut self.flows[index];
         let waiting = self.packets.pop(&mut flow.fifo)?;
-        let (len, capacity) = (waiting.buffer.len(), waiting.buffer.capacity());
+        let (len, capacity) = (waiting.size().bytes as usize, waiting.buffer.capacity());
         flow.packets -= 1;
         flow.bytes -= len as u32;
         flow.occupied -= capacity as u32;
@@ -178,12 +186,48 @@ impl Backlog {
         Some(waiting)
     }
 
+    /// Takes the first `segments` segments of the super-packet at the head of a flow out; it has more.
+    /// `None` if there is no memory for them, which there is as long as the consumer has nothing.
+    pub(super) fn split_head(&mut self, index: u16, segments: usize) -> Option<Waiting> {
+        let waiting = self.packets.head(&self.flows[index].fifo)?;
+        let capacity = capacity_for((segments * waiting.segment_len()).min(waiting.packet().len()))?;
+        if self.occupied() + self.lent + capacity > QUEUE_BYTES {
+            return None;
+        }
+        let mut buffer = self.buffer(capacity);
+        let flow = &mut self.flows[index];
+        let waiting = self.packets.head_mut(&flow.fifo)?;
+        let before = waiting.size().bytes;
+        let offload = waiting.offload;
+        let Split { front, rest, at } = split_front(waiting.packet_mut(), offload, segments, &mut buffer);
+        // Within the buffer, which is at most 64 KiB long.
+        waiting.start += at as u32;
+        waiting.offload = rest;
+        let gone = (before - waiting.size().bytes) as usize;
+        let arrived = waiting.arrived;
+        flow.bytes -= gone as u32;
+        self.classes[flow.priority as usize].bytes -= gone;
+        Some(Waiting { buffer, start: 0, offload: front, arrived })
+    }
+
     /// Drops the packet at the head of a flow.
     pub(super) fn drop_head(&mut self, index: u16, reason: DropReason) {
         let priority = self.flows[index].priority;
-        if let Some(Waiting { buffer, .. }) = self.take_head(index) {
-            self.count(priority, reason, buffer.len());
-            self.free.put(buffer);
+        if let Some(waiting) = self.take_head(index) {
+            self.count(priority, reason, waiting.size());
+            self.free.put(waiting.buffer);
+        }
+    }
+
+    /// Drops the first segment of what is at the head of a flow: all of it, but of a super-packet.
+    pub(super) fn drop_segment(&mut self, index: u16, reason: DropReason) {
+        let stands_for = self.packets.head(&self.flows[index].fifo).map_or(0, |head| head.size().packets);
+        match (stands_for > 1).then(|| self.split_head(index, 1)).flatten() {
+            Some(segment) => {
+                self.count(self.flows[index].priority, reason, segment.size());
+                self.free.put(segment.buffer);
+            }
+            None => self.drop_head(index, reason),
         }
     }
 
@@ -204,7 +248,7 @@ impl Backlog {
     }
 
     fn append(&mut self, index: u16, waiting: Waiting) {
-        let (len, capacity) = (waiting.buffer.len(), waiting.buffer.capacity());
+        let (len, capacity) = (waiting.size().bytes as usize, waiting.buffer.capacity());
         let flow = &mut self.flows[index];
         flow.packets += 1;
         flow.bytes += len as u32;
@@ -291,15 +335,15 @@ impl Backlog {
         })
     }
 
-    /// Counts a dropped packet. What a session under a rate limit has no room or time for, the limit has
+    /// Counts what is dropped. What a session under a rate limit has no room or time for, the limit has
     /// dropped.
-    pub(super) fn count(&self, priority: Priority, reason: DropReason, len: usize) {
+    pub(super) fn count(&self, priority: Priority, reason: DropReason, size: Size) {
         let reason = match reason {
             DropReason::QueueFull | DropReason::QueueDelay if self.limits.are_of_a_rate() => {
                 DropReason::RateLimit
             }
             reason => reason,
         };
-        self.traffic.drops().count(priority, reason, len);
+        self.traffic.drops().count(priority, reason, size);
     }
 }

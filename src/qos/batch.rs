@@ -2,12 +2,16 @@
 
 use std::fmt;
 
+use super::packets::Waiting;
 use super::room::BATCH_PACKETS;
+use crate::packet::{Offload, Record};
+use crate::telemetry::Size;
 
 /// How much one drain may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// Bytes with which a batch is long enough. A longer packet is taken nevertheless, alone.
+    /// Bytes with which a batch is long enough. A longer packet is taken nevertheless, alone; a
+    /// super-packet is cut, unless it is only a little longer.
     pub batch_bytes: usize,
     /// Bytes that are exceeded by nothing: what a token bucket has.
     pub tokens: u64,
@@ -22,29 +26,43 @@ impl Allowance {
 
 /// Packets taken out of a queue. Its consumer keeps one and fills it again and again.
 pub struct Batch {
-    pub(super) packets: Vec<Vec<u8>>,
-    pub(super) bytes: usize,
+    pub(super) packets: Vec<Waiting>,
+    pub(super) size: Size,
     pub(super) limit: usize,
     pub(super) short_of: Option<usize>,
+}
+
+/// What the next packet of a batch may have, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// What there are tokens for.
+    pub(super) tokens: u64,
+    /// With this the batch is long enough.
+    pub(super) batch: u64,
+    /// Nothing is in the batch: what is longer goes alone.
+    pub(super) is_first: bool,
 }
 
 impl Batch {
     /// An empty batch for up to `limit` packets (at least one) at a time.
     pub fn new(limit: usize) -> Self {
-        Self { packets: Vec::new(), bytes: 0, limit: limit.max(1), short_of: None }
+        Self { packets: Vec::new(), size: Size::ZERO, limit: limit.max(1), short_of: None }
     }
 
     /// The packets, in the order in which they are to be sent.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.packets.iter().map(Vec::as_slice)
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], Offload)> {
+        self.packets.iter().map(|waiting| (waiting.packet(), waiting.offload))
     }
 
     /// The same, free to be changed in place.
-    pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = &mut [u8]> {
-        self.packets.iter_mut().map(Vec::as_mut_slice)
+    pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = Record<'_>> {
+        self.packets.iter_mut().map(|waiting| {
+            let offload = waiting.offload;
+            Record { packet: waiting.packet_mut(), offload }
+        })
     }
 
-    /// How many packets it holds.
+    /// How many packets it holds; a super-packet is one.
     pub fn len(&self) -> usize {
         self.packets.len()
     }
@@ -54,9 +72,14 @@ impl Batch {
         self.packets.is_empty()
     }
 
-    /// Bytes of its packets.
+    /// How much its packets count for.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// Bytes of its packets, super-packets counted as their segments.
     pub fn len_bytes(&self) -> usize {
-        self.bytes
+        self.size.bytes as usize
     }
 
     /// The length of the packet that would have come next, had there been the tokens for it. Another
@@ -65,12 +88,12 @@ impl Batch {
         self.short_of
     }
 
-    /// Bytes that the next packet may have, and whether it is the tokens that say so.
-    pub(super) fn room(&self, allowance: Allowance) -> (u64, bool) {
-        let tokens = allowance.tokens.saturating_sub(self.bytes as u64);
-        let batch =
-            if self.is_empty() { usize::MAX } else { allowance.batch_bytes.saturating_sub(self.bytes) };
-        (tokens.min(batch as u64), tokens <= batch as u64)
+    pub(super) fn room(&self, allowance: Allowance) -> Room {
+        Room {
+            tokens: allowance.tokens.saturating_sub(self.size.bytes),
+            batch: (allowance.batch_bytes as u64).saturating_sub(self.size.bytes),
+            is_first: self.is_empty(),
+        }
     }
 }
 
@@ -85,7 +108,7 @@ impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("packets", &self.len())
-            .field("bytes", &self.bytes)
+            .field("size", &self.size)
             .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::flows::FlowAccounting;
 use super::fragments::Fragments;
 use super::hash::FlowHasher;
-use crate::packet::{Fragment, classify};
+use crate::packet::{Fragment, Offload, classify};
 use crate::telemetry::Priority;
 
 /// Classifies the packets of one queue.
@@ -25,9 +25,9 @@ impl Classifier {
         Self { hasher, flows: FlowAccounting::default(), fragments: Fragments::default() }
     }
 
-    /// The keyed hash of the packet's flow, and its class.
-    pub(super) fn classify(&mut self, now: Instant, packet: &[u8]) -> (u64, Priority) {
-        let class = classify(packet, None);
+    /// The keyed hash of the packet's flow, and its class. A super-packet counts as its segments.
+    pub(super) fn classify(&mut self, now: Instant, packet: &[u8], offload: Offload) -> (u64, Priority) {
+        let class = classify(packet, offload.segment_len());
         let hash = self.hasher.hash(&class.flow);
         let (flow, priority) = match class.fragment {
             Fragment::None => (hash, class.priority),
@@ -37,15 +37,15 @@ impl Classifier {
             }
             Fragment::Later => self.fragments.later(now, hash).unwrap_or((hash, class.priority)),
         };
-        if !class.small && self.flows.add(now, flow, packet.len()) {
+        if !class.small && self.flows.add(now, flow, offload.size(packet.len()).bytes as usize) {
             return (flow, Priority::Low);
         }
         (flow, priority)
     }
 
     /// The class of a packet that is dropped: nothing of its flow has moved by it.
-    pub(super) fn class_of(&mut self, now: Instant, packet: &[u8]) -> Priority {
-        let class = classify(packet, None);
+    pub(super) fn class_of(&mut self, now: Instant, packet: &[u8], offload: Offload) -> Priority {
+        let class = classify(packet, offload.segment_len());
         let hash = self.hasher.hash(&class.flow);
         let (flow, priority) = match class.fragment {
             Fragment::Later => self.fragments.later(now, hash).unwrap_or((hash, class.priority)),

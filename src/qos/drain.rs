@@ -12,8 +12,10 @@
 //! all bounds.
 
 use super::backlog::Backlog;
+use super::batch::Room;
 use super::codel::QUANTUM;
 use super::flow_queues::Rank;
+use super::packets::Waiting;
 use crate::telemetry::{DropReason, Priority};
 
 /// Of so many bytes, one is a waiting class's own.
@@ -25,30 +27,53 @@ const PRICE: i64 = GUARANTEED_SHARE as i64 - 1;
 /// With this a class goes first: a full packet.
 const ENOUGH: i64 = PRICE * QUANTUM as i64;
 
+/// A super-packet that is longer than a batch by no more than this part of it goes whole: the few
+/// segments behind it are not worth a cut.
+const WHOLE: u64 = 4;
+
 /// The answer to who asks for a packet.
 #[derive(Debug)]
 pub(super) enum Next {
     /// This one.
-    Packet(Vec<u8>),
-    /// The next one is longer than asked for: its length.
-    Longer(usize),
+    Packet(Waiting),
+    /// There are not the tokens for this many bytes, of the next one or its first segment.
+    ShortOf(usize),
+    /// The next one is not for this batch.
+    Full,
     /// Nothing waits.
     Empty,
 }
 
+/// How much of a packet may leave.
+enum Portion {
+    Whole,
+    /// So many of its segments, fewer than all.
+    Segments(usize),
+    ShortOf(usize),
+    None,
+}
+
 impl Backlog {
-    /// Takes the next packet out, if it is no longer than `room`. What waited too long is dropped on the
-    /// way.
-    pub(super) fn next(&mut self, now: u64, room: u64) -> Next {
+    /// Takes the next packet out, or as much of a super-packet as there is room for. What waited too long
+    /// is dropped on the way.
+    pub(super) fn next(&mut self, now: u64, room: Room) -> Next {
         while let Some((priority, owed)) = self.turn() {
-            let Some((index, len)) = self.pick(priority, now) else { continue };
-            if len as u64 > room {
-                return Next::Longer(len);
-            }
+            let Some(index) = self.pick(priority, now) else { continue };
+            let Some(head) = self.packets.head(&self.flows[index].fifo) else { continue };
+            let (segments, len) = match portion(head, room) {
+                Portion::Whole => (None, head.size().bytes as usize),
+                Portion::Segments(segments) => (Some(segments), segments * head.segment_len()),
+                Portion::ShortOf(len) => return Next::ShortOf(len),
+                Portion::None => return Next::Full,
+            };
             self.flows[index].deficit -= len as i32;
             self.charge(priority, owed, len);
-            if let Some(waiting) = self.take_head(index) {
-                return Next::Packet(waiting.buffer);
+            let taken = match segments {
+                Some(segments) => self.split_head(index, segments),
+                None => self.take_head(index),
+            };
+            if let Some(waiting) = taken {
+                return Next::Packet(waiting);
             }
         }
         Next::Empty
@@ -81,17 +106,16 @@ impl Backlog {
         class.credit = (class.credit - PRICE * len).max(floor);
     }
 
-    /// The flow of a class that goes next, and the length of its packet. `None` if all that waited had
-    /// waited too long.
-    fn pick(&mut self, priority: Priority, now: u64) -> Option<(u16, usize)> {
+    /// The flow of a class that goes next. `None` if all that waited had waited too long.
+    fn pick(&mut self, priority: Priority, now: u64) -> Option<u16> {
         while let Some(index) = self.classes[priority as usize].first() {
             if self.flows[index].deficit <= 0 {
                 self.flows[index].deficit += QUANTUM as i32;
                 self.make_old(index);
                 continue;
             }
-            if let Some(len) = self.cull(index, now) {
-                return Some((index, len));
+            if self.cull(index, now) {
+                return Some(index);
             }
             if self.classes[priority as usize].packets == 0 {
                 // Its flows are forgotten already.
@@ -107,21 +131,43 @@ impl Backlog {
         None
     }
 
-    /// Drops what has waited too long from the head of a flow; the length of the packet that is there
-    /// then.
-    fn cull(&mut self, index: u16, now: u64) -> Option<usize> {
+    /// Drops what has waited too long from the head of a flow; whether anything is there then. CoDel drops
+    /// one segment of a super-packet at a time, as it would of those that it stands for.
+    fn cull(&mut self, index: u16, now: u64) -> bool {
         loop {
             let Self { packets, flows, limits, .. } = self;
             let flow = &mut flows[index];
-            let waiting = packets.head(&flow.fifo)?;
-            let (len, sojourn) = (waiting.buffer.len(), now.saturating_sub(waiting.arrived));
-            let late = limits.is_overdue(sojourn, len)
-                || flow.priority != Priority::High
-                    && flow.codel.should_drop(limits, now, sojourn, flow.bytes as usize, len);
-            if !late {
-                return Some(len);
+            let Some(waiting) = packets.head(&flow.fifo) else { return false };
+            let (len, sojourn) = (waiting.segment_len(), now.saturating_sub(waiting.arrived));
+            if limits.is_overdue(sojourn, len) {
+                self.drop_head(index, DropReason::QueueDelay);
+            } else if flow.priority != Priority::High
+                && flow.codel.should_drop(limits, now, sojourn, flow.bytes as usize, len)
+            {
+                self.drop_segment(index, DropReason::QueueDelay);
+            } else {
+                return true;
             }
-            self.drop_head(index, DropReason::QueueDelay);
         }
+    }
+}
+
+fn portion(head: &Waiting, room: Room) -> Portion {
+    let len = head.size().bytes;
+    let most = match (room.is_first, head.offload.is_super()) {
+        (true, false) => u64::MAX,
+        (true, true) => room.batch + room.batch / WHOLE,
+        (false, _) => room.batch,
+    };
+    let segment = head.segment_len();
+    if len <= most.min(room.tokens) {
+        Portion::Whole
+    } else if segment as u64 > room.tokens {
+        Portion::ShortOf(segment)
+    } else if room.is_first {
+        // Of what is longer than there is room for, so that fewer than all fit.
+        Portion::Segments(head.segments_within(room.tokens.min(room.batch)).max(1))
+    } else {
+        Portion::None
     }
 }

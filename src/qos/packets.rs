@@ -1,14 +1,47 @@
 //! The packets that wait, linked into the queues of their flows.
 
+use crate::packet::Offload;
+use crate::telemetry::Size;
+
 /// No packet, no flow.
 pub(super) const NIL: u16 = u16::MAX;
 
 /// A packet in its buffer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Waiting {
     pub(super) buffer: Vec<u8>,
+    /// Where it begins: what was cut off a super-packet is in front of the rest.
+    pub(super) start: u32,
+    pub(super) offload: Offload,
     /// When it came, in nanoseconds since the queue's zero.
     pub(super) arrived: u64,
+}
+
+impl Waiting {
+    pub(super) fn packet(&self) -> &[u8] {
+        self.buffer.get(self.start as usize..).unwrap_or_default()
+    }
+
+    pub(super) fn packet_mut(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.start as usize..).unwrap_or_default()
+    }
+
+    /// How much it counts for.
+    pub(super) fn size(&self) -> Size {
+        self.offload.size(self.packet().len())
+    }
+
+    /// The length of its first segment, which is all of it but for a super-packet.
+    pub(super) fn segment_len(&self) -> usize {
+        let whole = self.packet().len();
+        self.offload.segment_len().map_or(whole, |length| whole.min(length.into()))
+    }
+
+    /// Segments at its front that have no more than `room` bytes together, each with its headers.
+    pub(super) fn segments_within(&self, room: u64) -> usize {
+        let each = self.segment_len() as u64;
+        usize::try_from(room / each.max(1)).unwrap_or(usize::MAX)
+    }
 }
 
 /// A slab of packets: places are reused, and told by their index.
@@ -82,10 +115,15 @@ impl Packets {
         self.slots.get(usize::from(fifo.head)).map(|slot| &slot.waiting)
     }
 
+    /// The same, to be changed.
+    pub(super) fn head_mut(&mut self, fifo: &Fifo) -> Option<&mut Waiting> {
+        self.slots.get_mut(usize::from(fifo.head)).map(|slot| &mut slot.waiting)
+    }
+
     /// Takes the packet at the head out.
     pub(super) fn pop(&mut self, fifo: &mut Fifo) -> Option<Waiting> {
         let slot = self.slots.get_mut(usize::from(fifo.head))?;
-        let waiting = Waiting { buffer: std::mem::take(&mut slot.waiting.buffer), ..slot.waiting };
+        let waiting = std::mem::take(&mut slot.waiting);
         let index = std::mem::replace(&mut fifo.head, slot.next);
         if fifo.head == NIL {
             fifo.tail = NIL;

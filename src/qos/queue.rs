@@ -26,8 +26,10 @@ use super::classifier::Classifier;
 use super::codel::Limits;
 use super::drain::Next;
 use super::hash::FlowHasher;
+use super::packets::Waiting;
 use super::room::QUEUE_BYTES;
-use crate::telemetry::{DropReason, Traffic};
+use crate::packet::Offload;
+use crate::telemetry::{DropReason, Size, Traffic};
 
 /// A bounded queue of IP packets for one direction of one session.
 pub struct PacketQueue {
@@ -182,13 +184,13 @@ impl fmt::Debug for PacketQueue {
 }
 
 impl Inner {
-    fn push(&mut self, now: Instant, packet: &[u8]) {
-        let (flow, priority) = self.classifier.classify(now, packet);
+    fn push(&mut self, now: Instant, packet: &[u8], offload: Offload) {
+        let (flow, priority) = self.classifier.classify(now, packet, offload);
         let now = self.nanos(now);
         if self.closed {
-            self.backlog.count(priority, DropReason::NotConnected, packet.len());
+            self.backlog.count(priority, DropReason::NotConnected, offload.size(packet.len()));
         } else {
-            self.backlog.push(now, flow, priority, packet);
+            self.backlog.push(now, (flow, priority), packet, offload);
         }
     }
 
@@ -197,18 +199,17 @@ impl Inner {
         let now = self.nanos(now);
         self.backlog.relieve_high(now);
         while batch.len() < batch.limit {
-            let (room, by_tokens) = batch.room(allowance);
-            match self.backlog.next(now, room) {
+            match self.backlog.next(now, batch.room(allowance)) {
                 Next::Packet(packet) => {
-                    self.backlog.lent += packet.capacity();
-                    batch.bytes += packet.len();
+                    self.backlog.lent += packet.buffer.capacity();
+                    batch.size += packet.size();
                     batch.packets.push(packet);
                 }
-                Next::Longer(len) => {
-                    batch.short_of = by_tokens.then_some(len);
+                Next::ShortOf(tokens) => {
+                    batch.short_of = Some(tokens);
                     break;
                 }
-                Next::Empty => break,
+                Next::Full | Next::Empty => break,
             }
         }
         batch.len()
@@ -217,8 +218,8 @@ impl Inner {
     fn take_back(&mut self, batch: &mut Batch) {
         // Whatever became of the batch it was lent to: there is only one.
         self.backlog.lent = 0;
-        (batch.bytes, batch.short_of) = (0, None);
-        for buffer in batch.packets.drain(..) {
+        (batch.size, batch.short_of) = (Size::ZERO, None);
+        for Waiting { buffer, .. } in batch.packets.drain(..) {
             if self.held_bytes() + buffer.capacity() <= QUEUE_BYTES {
                 self.backlog.free.put(buffer);
             }
@@ -249,18 +250,18 @@ pub struct Producer<'a> {
 impl Producer<'_> {
     /// Queues a copy of one packet. What has no room, this packet or others that give way to it, is
     /// dropped and counted.
-    pub fn push(&mut self, packet: &[u8]) {
+    pub fn push(&mut self, packet: &[u8], offload: Offload) {
         if let Some(inner) = &mut self.inner {
-            inner.push(self.now, packet);
+            inner.push(self.now, packet, offload);
             self.pushed = true;
         }
     }
 
     /// Counts a packet that is dropped instead of being queued, in the class that it would have been in.
-    pub fn refuse(&mut self, packet: &[u8], reason: DropReason) {
+    pub fn refuse(&mut self, packet: &[u8], offload: Offload, reason: DropReason) {
         if let Some(inner) = &mut self.inner {
-            let priority = inner.classifier.class_of(self.now, packet);
-            inner.backlog.count(priority, reason, packet.len());
+            let priority = inner.classifier.class_of(self.now, packet, offload);
+            inner.backlog.count(priority, reason, offload.size(packet.len()));
         }
     }
 }

@@ -6,6 +6,8 @@
 //! way to normal. Within a class the flow with the most memory loses its oldest packet: the newcomer
 //! mostly stays, a flood drops its own, and a sender learns of the loss a queue's length sooner.
 //!
+//! A third room, for what is cut off a super-packet, is there whenever the consumer has taken nothing yet.
+//!
 //! High that is full waits 5 ms for room before it drops (API §6): its room has an excess that may be
 //! used for so long.
 
@@ -21,15 +23,15 @@ use crate::telemetry::{DropReason, Priority};
 /// wait, those the consumer has taken and not given back, and those kept for reuse.
 ///
 /// A client that has stopped reading must cost its server no more than 1 MiB, bookkeeping and the
-/// connection's own buffers included; two thirds of it are for packets. That is 352 packets of
-/// 1,420 bytes or 11 of 64 KiB: at 50 Mbit/s it drains in 80 ms, at 1 Gbit/s in 4 ms, so it absorbs
+/// connection's own buffers included; five eighths of it are for packets. That is 320 packets of
+/// 1,420 bytes or 10 of 64 KiB: at 50 Mbit/s it drains in 75 ms, at 1 Gbit/s in 4 ms, so it absorbs
 /// the bursts of a TCP sender without becoming a delay of its own.
-pub const QUEUE_BYTES: usize = 704 * 1024;
+pub const QUEUE_BYTES: usize = 640 * 1024;
 
 /// Packets that wait at most, and flows: each may have a queue of its own. With the smallest buffers
-/// [`QUEUE_BYTES`] would admit 2,816; each also costs a place, and all of them must be sealed before the
+/// [`QUEUE_BYTES`] would admit 2,560; each also costs a place, and all of them must be sealed before the
 /// last one leaves.
-pub const QUEUE_PACKETS: usize = 1024;
+pub const QUEUE_PACKETS: usize = 768;
 
 /// Packets taken out under one lock, unless the consumer asks for fewer: enough that the lock and the
 /// flush behind it vanish in the cost of sealing, few enough that the batch's own memory (1.5 KiB)
@@ -46,8 +48,11 @@ pub const HIGH_EXCESS_BYTES: usize = 32 * 1024;
 /// How long high may be full before it drops (API §6).
 pub const HIGH_PATIENCE: Duration = Duration::from_millis(5);
 
+/// The room for the part that is cut off a super-packet, in bytes of buffer capacity.
+const SPLIT_BYTES: usize = LARGEST;
+
 /// The room that normal and low share, in bytes of buffer capacity.
-pub const BULK_BYTES: usize = QUEUE_BYTES - HIGH_BYTES - HIGH_EXCESS_BYTES;
+pub const BULK_BYTES: usize = QUEUE_BYTES - HIGH_BYTES - HIGH_EXCESS_BYTES - SPLIT_BYTES;
 
 /// Packets of normal and low: what high can't fill with the smallest.
 pub(super) const BULK_PACKETS: usize = QUEUE_PACKETS - (HIGH_BYTES + HIGH_EXCESS_BYTES) / SMALLEST;
@@ -73,8 +78,8 @@ const BUFFERS: usize = SMALLEST_BUFFERS + (QUEUE_BYTES - SMALLEST_BUFFERS * SMAL
 const BOOKKEEPING: usize = QUEUE_PACKETS * (SLOT + FLOW) + BUFFERS * (2 * FREE_BUFFER + HEADER);
 /// For the accounting of flows, the fragments' memory and the buckets of flows.
 const TABLES: usize = 12 * 1024;
-/// For the connection: a batch sealed and a batch in TLS.
-const CONNECTION: usize = 80 * 1024;
+/// For the connection: a batch sealed and a batch in TLS, and what was read last.
+const CONNECTION: usize = 160 * 1024;
 const _: () = assert!(QUEUE_BYTES + BOOKKEEPING + TABLES + CONNECTION < 1024 * 1024);
 const _: () = assert!(HIGH_BYTES > LARGEST && BULK_BYTES >= 2 * SHARE_BYTES, "the longest packets can queue");
 

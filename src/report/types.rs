@@ -171,11 +171,11 @@ impl From<&Quality> for QualityReport {
 pub struct DropReport {
     packets_dropped: u64,
     bytes_dropped: u64,
-    drops: BTreeMap<&'static str, BTreeMap<&'static str, DropCount>>,
+    drops: BTreeMap<&'static str, BTreeMap<&'static str, Size>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-struct DropCount {
+struct Size {
     packets: u64,
     bytes: u64,
 }
@@ -187,7 +187,7 @@ impl From<&DropsSnapshot> for DropReport {
             Self { packets_dropped: total.packets, bytes_dropped: total.bytes, drops: BTreeMap::new() };
         for (priority, reason, count) in snapshot.non_zero() {
             let reasons = report.drops.entry(priority.as_str()).or_default();
-            reasons.insert(reason.as_str(), DropCount { packets: count.packets, bytes: count.bytes });
+            reasons.insert(reason.as_str(), Size { packets: count.packets, bytes: count.bytes });
         }
         report
     }

@@ -14,7 +14,7 @@ use crate::codec::disconnect::DisconnectCode;
 use crate::config::ServerConfig;
 use crate::crypto::keys::Keypair;
 use crate::engine::clock;
-use crate::packet::{Router, count_drop};
+use crate::packet::{Offload, Router, count_drop};
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
 use crate::telemetry::{DropReason, Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
@@ -123,8 +123,8 @@ impl Hub {
     }
 
     /// Counts a packet that belongs to no client.
-    pub(super) fn drop_packet(&self, reason: DropReason, packet: &[u8]) {
-        count_drop(self.traffic.drops(), reason, packet);
+    pub(super) fn drop_packet(&self, reason: DropReason, packet: &[u8], offload: Offload) {
+        count_drop(self.traffic.drops(), reason, packet, offload);
     }
 
     /// The figures of all clients, past ones included.

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::codec::disconnect::DisconnectCode;
 use crate::engine::{Limits, Order, clock};
-use crate::packet::{Answers, Router, count_drop};
+use crate::packet::{Answers, Offload, Path, Router, count_drop};
 use crate::qos::{FlowHasher, PacketQueue, RateLimit};
 use crate::report::{ClientInfo, ClientTelemetry, DropReport, QualityReport, timestamp};
 use crate::telemetry::{DropReason, Quality, Traffic};
@@ -18,8 +18,8 @@ pub(super) struct Peer {
     pub(super) id: String,
     pub(super) v4: Ipv4Addr,
     pub(super) v6: Option<Ipv6Addr>,
-    /// The longest packet that both ends agreed on.
-    pub(super) mtu: u16,
+    /// What both ends agreed that packets may be.
+    pub(super) path: Path,
     /// Who tells this host that a packet is longer: the client, as the kernel takes no packet from
     /// its own address.
     pub(super) router: Router,
@@ -47,7 +47,7 @@ pub(super) struct Identity {
     pub(super) v4: Ipv4Addr,
     pub(super) v6: Option<Ipv6Addr>,
     pub(super) prefix_length: u8,
-    pub(super) mtu: u16,
+    pub(super) path: Path,
     pub(super) name: Option<String>,
     pub(super) remote: IpAddr,
     pub(super) port: u16,
@@ -56,7 +56,7 @@ pub(super) struct Identity {
 impl Peer {
     /// A client whose session is up; `orders` reach its link.
     pub(super) fn new(identity: Identity, orders: mpsc::Sender<Order>, limit: Option<RateLimit>) -> Self {
-        let Identity { id, v4, v6, prefix_length, mtu, name, remote, port } = identity;
+        let Identity { id, v4, v6, prefix_length, path, name, remote, port } = identity;
         let traffic = Arc::<Traffic>::default();
         let queue = || {
             let queue = PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng()));
@@ -68,7 +68,7 @@ impl Peer {
             id,
             v4,
             v6,
-            mtu,
+            path,
             router: Router::new(Ipv4Net::new_assert(v4, prefix_length), v6),
             answers: Answers::new(clock::now()),
             queue,
@@ -113,8 +113,8 @@ impl Peer {
     }
 
     /// Counts a packet of the client's that no queue takes.
-    pub(super) fn drop_packet(&self, reason: DropReason, packet: &[u8]) {
-        count_drop(self.traffic.drops(), reason, packet);
+    pub(super) fn drop_packet(&self, reason: DropReason, packet: &[u8], offload: Offload) {
+        count_drop(self.traffic.drops(), reason, packet, offload);
     }
 
     /// The client sent a keepalive.

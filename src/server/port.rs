@@ -7,9 +7,10 @@ use std::task::Context;
 use std::time::Instant;
 
 use crate::engine::{Meter, Port, Route, clock};
-use crate::packet::{Egress, Ingress, IpPacket, clamp_mss};
+use crate::packet::{Egress, Ingress, IpPacket, Offload, Record, clamp_record, quoted};
 use crate::qos::{Batch, Producer};
-use crate::telemetry::{DropReason, Quality};
+use crate::telemetry::{DropReason, Quality, Size};
+use crate::tunnel::TunWriter;
 
 use super::hub::Hub;
 use super::peer::Peer;
@@ -27,16 +28,16 @@ impl Downlink {
 }
 
 impl Route for Downlink {
-    fn route<'a>(&mut self, packets: impl Iterator<Item = &'a mut [u8]>) {
+    fn route<'a>(&mut self, records: impl Iterator<Item = Record<'a>>) {
         let Self { hub, egress } = self;
         let now = clock::now();
         let table = hub.table();
         let mut current: Option<(IpAddr, &Peer, Producer<'_>)> = None;
-        for packet in packets {
-            let to = match IpPacket::parse_start(packet) {
+        for mut record in records {
+            let to = match IpPacket::parse_start(record.packet) {
                 Ok(packet) => packet.dst(),
                 Err(malformed) => {
-                    hub.drop_packet(malformed.into(), packet);
+                    hub.drop_packet(malformed.into(), record.packet, record.offload);
                     continue;
                 }
             };
@@ -47,15 +48,18 @@ impl Route for Downlink {
                 current = table.by_address(to).map(|peer| (to, peer, peer.queue.producer(now)));
             }
             let Some((_, peer, producer)) = &mut current else {
-                hub.drop_packet(DropReason::NoRoute, packet);
+                hub.drop_packet(DropReason::NoRoute, record.packet, record.offload);
                 continue;
             };
-            let passed = egress.pass(packet, peer.mtu, |packet| producer.push(packet));
+            let passed =
+                egress.pass(&mut record, peer.path, |packet, offload| producer.push(packet, offload));
             if let Err(reason) = passed {
-                producer.refuse(packet, reason);
+                producer.refuse(record.packet, record.offload, reason);
                 if reason == DropReason::TooBig {
-                    let answer = |answer: &[u8]| hub.tun.write(answer).is_ok();
-                    peer.answers.too_big(now, &peer.router, packet, peer.mtu, answer);
+                    let answer = |answer: &[u8]| hub.tun.write(answer, Offload::NONE).is_ok();
+                    let mut room = Vec::new();
+                    let quoted = quoted(&mut record, &mut room);
+                    peer.answers.too_big(now, &peer.router, quoted, peer.path.mtu, answer);
                 }
             }
         }
@@ -76,7 +80,8 @@ pub(super) struct Uplink {
     /// Lets pass what comes from the client's own addresses.
     ingress: Ingress,
     egress: Egress,
-    received: (u64, u64),
+    writer: TunWriter,
+    received: Size,
     meter: Meter,
     /// Something may be in the queue of what is held back.
     is_holding: bool,
@@ -85,72 +90,77 @@ pub(super) struct Uplink {
 
 impl Uplink {
     pub(super) fn new(hub: Arc<Hub>, peer: Arc<Peer>) -> Self {
-        let ingress = Ingress::from_client(peer.mtu, peer.v4, peer.v6);
+        let ingress = Ingress::from_client(peer.path.mtu, peer.v4, peer.v6);
         let meter = Meter::new(Arc::clone(&peer.limits));
         let (egress, batch) = (Egress::default(), Batch::default());
-        Self { hub, peer, ingress, egress, received: (0, 0), meter, is_holding: false, batch }
+        let writer = TunWriter::new(Arc::clone(&hub.tun));
+        Self { hub, peer, ingress, egress, writer, received: Size::ZERO, meter, is_holding: false, batch }
     }
 
-    /// Passes an admitted packet on, or holds it back.
-    fn take(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
-        let to = self.ingress.admit(packet)?.dst();
-        clamp_mss(packet, self.ingress.mtu());
-        // What is held back already goes first, also once the limit is gone.
-        if self.is_holding || self.meter.is_limited() {
-            self.is_holding = true;
-            self.peer.held.producer(clock::now()).push(packet);
-            return Ok(());
-        }
-        self.pass(to, packet)
-    }
-
-    fn pass(&mut self, to: IpAddr, packet: &mut [u8]) -> Result<(), DropReason> {
-        let passed = self.forward(to, packet);
-        if passed.is_ok() {
-            self.received = (self.received.0 + 1, self.received.1 + packet.len() as u64);
-        }
-        passed
-    }
-
-    fn forward(&mut self, to: IpAddr, packet: &mut [u8]) -> Result<(), DropReason> {
+    /// Passes an admitted packet on.
+    fn pass(&mut self, to: IpAddr, record: Record<'_>) {
         if self.hub.is_client_net(to) {
-            return self.pass_to_client(to, packet);
+            return self.pass_to_client(to, record);
         }
-        // The device refuses only while the interface is down, set so by somebody else.
-        self.hub.tun.write(packet).map_err(|_| DropReason::NoRoute)
+        let Self { peer, writer, received, .. } = self;
+        writer.push(record, &mut written(received, peer));
     }
 
     /// Straight to the other client: the kernel need not forward for it.
-    fn pass_to_client(&mut self, to: IpAddr, packet: &mut [u8]) -> Result<(), DropReason> {
-        let Self { hub, peer, egress, .. } = self;
+    fn pass_to_client(&mut self, to: IpAddr, mut record: Record<'_>) {
+        let Self { hub, peer, egress, received, .. } = self;
+        let size = record.offload.size(record.packet.len());
         if !hub.client_to_client {
-            return Err(DropReason::ClientToClient);
+            return peer.drop_packet(DropReason::ClientToClient, record.packet, record.offload);
         }
         let table = hub.table();
-        let other = table.by_address(to).ok_or(DropReason::NoRoute)?;
+        let Some(other) = table.by_address(to) else {
+            return peer.drop_packet(DropReason::NoRoute, record.packet, record.offload);
+        };
         // The packet came whole from this client: what becomes of it now is the other's.
+        *received += size;
         let now = clock::now();
         let mut producer = other.queue.producer(now);
-        if let Err(reason) = egress.pass(packet, other.mtu, |packet| producer.push(packet)) {
-            producer.refuse(packet, reason);
+        let passed = egress.pass(&mut record, other.path, |packet, offload| producer.push(packet, offload));
+        if let Err(reason) = passed {
+            producer.refuse(record.packet, record.offload, reason);
             // Its lock is let go before the sender's is taken.
             drop(producer);
             if reason == DropReason::TooBig {
                 let answer = |answer: &[u8]| {
-                    peer.queue.producer(now).push(answer);
+                    peer.queue.producer(now).push(answer, Offload::NONE);
                     true
                 };
-                peer.answers.too_big(now, &hub.router, packet, other.mtu, answer);
+                let mut room = Vec::new();
+                let quoted = quoted(&mut record, &mut room);
+                peer.answers.too_big(now, &hub.router, quoted, other.path.mtu, answer);
             }
         }
-        Ok(())
+    }
+}
+
+/// Counts what became of a packet at the TUN.
+fn written(received: &mut Size, peer: &Peer) -> impl FnMut(&[u8], Offload, std::io::Result<()>) {
+    |packet, offload, outcome| match outcome {
+        Ok(()) => *received += offload.size(packet.len()),
+        // The device refuses only while the interface is down, set so by somebody else.
+        Err(_) => peer.drop_packet(DropReason::NoRoute, packet, offload),
     }
 }
 
 impl Port for Uplink {
-    fn deliver(&mut self, packet: &mut [u8]) {
-        if let Err(reason) = self.take(packet) {
-            self.peer.drop_packet(reason, packet);
+    fn deliver(&mut self, mut record: Record<'_>) {
+        let to = match self.ingress.admit(&record) {
+            Ok(packet) => packet.dst(),
+            Err(reason) => return self.peer.drop_packet(reason, record.packet, record.offload),
+        };
+        clamp_record(&mut record, self.ingress.mtu());
+        // What is held back already goes first, also once the limit is gone.
+        if self.is_holding || self.meter.is_limited() {
+            self.is_holding = true;
+            self.peer.held.producer(clock::now()).push(record.packet, record.offload);
+        } else {
+            self.pass(to, record);
         }
     }
 
@@ -170,20 +180,23 @@ impl Port for Uplink {
             }
             self.meter.take(now, self.batch.len_bytes());
             let mut batch = std::mem::take(&mut self.batch);
-            for packet in batch.iter_mut() {
+            for record in batch.iter_mut() {
                 // It was whole when it was admitted.
-                let Ok(to) = IpPacket::parse(packet).map(|packet| packet.dst()) else { continue };
-                if let Err(reason) = self.pass(to, packet) {
-                    self.peer.drop_packet(reason, packet);
-                }
+                let Ok(to) = IpPacket::parse(record.packet).map(|packet| packet.dst()) else { continue };
+                self.pass(to, record);
             }
             self.batch = batch;
         }
     }
 
     fn delivered(&mut self) {
-        let (packets, bytes) = std::mem::take(&mut self.received);
-        self.peer.traffic.add_received(packets, bytes);
+        let Self { peer, writer, received, .. } = self;
+        writer.flush(&mut written(received, peer));
+        peer.traffic.add_received(std::mem::take(received));
+    }
+
+    fn rest(&mut self) {
+        self.writer.shrink();
     }
 
     fn round_trip(&mut self, quality: &Quality) {

@@ -130,8 +130,7 @@ async fn run(
     shared: Arc<Shared>,
     mut stop: watch::Receiver<Option<Duration>>,
 ) {
-    let mut pump =
-        Task::spawn("tun", pump(Arc::clone(&hub.tun), hub.config.mtu, Downlink::new(Arc::clone(&hub))));
+    let mut pump = Task::spawn("tun", pump(Arc::clone(&hub.tun), Downlink::new(Arc::clone(&hub))));
     let mut connections = JoinSet::new();
     let failure = tokio::select! {
         // An error means that the server was dropped, which stops it as well.

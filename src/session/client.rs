@@ -165,7 +165,8 @@ impl AwaitingResponse {
         let interval = self
             .keepalive_interval
             .unwrap_or_else(|| Duration::from_secs(hello.keepalive_interval_secs.into()));
-        let session = Session::client(now, ends, (interval, self.keepalive_cap), self.key_limits, rng);
+        let session =
+            Session::client(now, ends, hello.features, (interval, self.keepalive_cap), self.key_limits, rng);
         Ok(Connected { session, hello })
     }
 }

@@ -1,5 +1,6 @@
 //! Why a session ends by a fault, by blame.
 
+use crate::codec::bundle::BundleError;
 use crate::codec::close::CloseCode;
 use crate::codec::frame::FrameError;
 use crate::codec::hello::HelloError;
@@ -15,6 +16,9 @@ pub enum SessionError {
     /// A message is not a sequence of frames that the state allows.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// An IpBundle is not a sequence of records.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// The server's hello does not keep to PROTOCOL §3. (A client's is answered by a rejection.)
     #[error("the server's hello is not usable: {0}")]
     ServerHello(#[source] HelloError),
@@ -47,6 +51,7 @@ impl SessionError {
     pub const fn close_code(&self) -> CloseCode {
         match self {
             Self::Frame(error) => error.close_code(),
+            Self::Bundle(error) => error.close_code(),
             Self::ServerHello(_) | Self::Disconnect(_) => CloseCode::ProtocolError,
             Self::Handshake(error) => error.close_code(),
             Self::Open(error) => error.close_code(),
@@ -60,6 +65,7 @@ impl SessionError {
     pub const fn error_code(&self) -> ErrorCode {
         match self {
             Self::Frame(error) => error.code(),
+            Self::Bundle(error) => error.code(),
             Self::ServerHello(_) | Self::Disconnect(_) | Self::Replayed => ErrorCode::ProtocolError,
             Self::Handshake(error) => error.code(),
             Self::Open(error) => error.code(),

@@ -48,7 +48,11 @@ pub use up::{ControlCounts, KeyLimits, Session};
 use rand_core::CryptoRng;
 
 use crate::codec::frame::{FrameType, header};
+use crate::codec::hello::Features;
 use crate::crypto::seal::PREFIX_LEN;
+
+/// The features that this build can put in force, at either end.
+pub const FEATURES: Features = Features { bundle: true, offload: true, rekey: false };
 
 /// The frame around a Noise message, whose length the noise module has checked.
 fn handshake_frame(kind: FrameType, message: &[u8]) -> Vec<u8> {

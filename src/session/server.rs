@@ -13,13 +13,11 @@ use crate::crypto::keys::Keypair;
 use crate::crypto::noise::{self, Pattern, Responding};
 use crate::crypto::seal::{OpenError, Opener, Sealer};
 use crate::crypto::traffic::TrafficKeys;
+use crate::packet::Record;
 use crate::session::error::SessionError;
 use crate::session::replay::ReplayCache;
 use crate::session::up::{Session, stamp};
-use crate::session::{handshake_frame, nonce_prefix, states};
-
-/// The features that this build can put in force.
-const SUPPORTED: Features = Features::NONE;
+use crate::session::{FEATURES, handshake_frame, nonce_prefix, states};
 
 /// A connection that has not sent anything.
 #[derive(Debug)]
@@ -54,6 +52,7 @@ pub struct Request {
 pub struct Unconfirmed {
     sealer: Sealer,
     opener: Opener,
+    features: Features,
     keepalive_interval: Duration,
 }
 
@@ -119,6 +118,11 @@ impl Request {
         &self.hello
     }
 
+    /// The features that will be in force.
+    pub const fn features(&self) -> Features {
+        FEATURES.intersection(self.hello.features)
+    }
+
     /// Lets the client in. Returns the frame to send. Version and features are negotiated here:
     /// what `hello` says of them is replaced.
     ///
@@ -131,13 +135,14 @@ impl Request {
         rng: &mut dyn CryptoRng,
     ) -> Result<(Unconfirmed, Vec<u8>), SessionError> {
         let keepalive_interval = Duration::from_secs(hello.keepalive_interval_secs.into());
-        let features = SUPPORTED.intersection(self.hello.features);
+        let features = self.features();
         let hello = ServerHello::Accepted(Box::new(Accepted { version: VERSION, features, ..hello.clone() }));
         let (message2, handshake) = self.responding.finish(&hello.encode(), rng)?;
         let keys = TrafficKeys::derive(&handshake, &[]);
         let unconfirmed = Unconfirmed {
             sealer: Sealer::new(&keys.server_to_client, nonce_prefix(rng)),
             opener: Opener::new(&keys.client_to_server),
+            features,
             keepalive_interval,
         };
         Ok((unconfirmed, handshake_frame(FrameType::HandshakeResp, &message2)))
@@ -172,12 +177,12 @@ impl Unconfirmed {
         now: Instant,
         rng: &mut dyn CryptoRng,
         message: &mut [u8],
-        sink: impl FnMut(&mut [u8]),
+        sink: impl FnMut(Record<'_>),
     ) -> Result<Session, SessionError> {
         let (frame, rest) = split_frame(message, states::UNCONFIRMED)?;
         let stamp = stamp(frame.kind, self.opener.open(&frame.header, frame.payload)?)?;
         let ends = (self.sealer, self.opener);
-        let mut session = Session::server(now, ends, self.keepalive_interval, stamp, rng);
+        let mut session = Session::server(now, ends, self.features, self.keepalive_interval, stamp, rng);
         session.handle_rest(now, rest, sink);
         Ok(session)
     }

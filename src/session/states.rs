@@ -1,6 +1,7 @@
 //! What each state accepts: the table of PROTOCOL §2.
 
 use crate::codec::frame::{FrameSet, FrameType};
+use crate::codec::hello::Features;
 
 /// Server, "start". A HandshakeInitIk joins with client keys, a SessionResume with tickets.
 pub(super) const LISTENING: FrameSet = FrameSet::of(&[FrameType::HandshakeInit]);
@@ -13,9 +14,12 @@ pub(super) const AWAITING_RESPONSE: FrameSet =
 /// Server, "message 2 sent, unconfirmed".
 pub(super) const UNCONFIRMED: FrameSet = FrameSet::of(&[FrameType::Keepalive]);
 
-/// Both ends, "up". An IpBundle joins where `bundle` is in force, a RekeyInit or RekeyResp where
-/// `rekey` is.
-pub(super) const UP: FrameSet = FrameSet::of(&[
+/// Both ends, "up". A RekeyInit or RekeyResp will join where `rekey` is in force.
+pub(super) const fn up(features: Features) -> FrameSet {
+    if features.bundle { UP.with(FrameType::IpBundle) } else { UP }
+}
+
+const UP: FrameSet = FrameSet::of(&[
     FrameType::IpPacket,
     FrameType::Keepalive,
     FrameType::KeepaliveAck,

@@ -4,13 +4,17 @@
 //! polls: [`Session::poll_transmit`] ahead of every batch of packets, [`Session::poll_event`] until
 //! it is empty, [`Session::poll_timeout`] for the next deadline.
 
+use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
 
+use crate::codec::bundle::{MAX_PACKET, RECORD_OVERHEAD, Records, put_record};
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
-use crate::codec::frame::{Frame, FrameError, FrameType, split_frame};
-use crate::crypto::seal::{Opener, Sealer};
+use crate::codec::frame::{Frame, FrameError, FrameSet, FrameType, split_frame};
+use crate::codec::hello::Features;
+use crate::crypto::seal::{Opener, SEAL_OVERHEAD, SealError, Sealer};
+use crate::packet::{Offload, Record};
 use crate::session::control::{Control, Stamp};
 use crate::session::error::SessionError;
 use crate::session::event::{Event, Events};
@@ -18,6 +22,9 @@ use crate::session::keepalive::{Due, Keepalives};
 use crate::session::silence::{KeepaliveCap, Silence};
 use crate::session::states;
 use crate::telemetry::quality::Quality;
+
+/// The longest plaintext of a bundle in bytes (PROTOCOL §2).
+const MAX_BUNDLE: usize = 131_072 - SEAL_OVERHEAD;
 
 /// How long traffic keys serve, in either direction (PROTOCOL §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +61,9 @@ pub struct ControlCounts {
 #[derive(Debug)]
 pub struct Session {
     phase: Phase,
+    features: Features,
+    /// The frames that may come.
+    accepted: FrameSet,
     sealer: Sealer,
     opener: Opener,
     control: Control,
@@ -91,11 +101,12 @@ impl Session {
     pub(super) fn client(
         now: Instant,
         (sealer, opener): (Sealer, Opener),
+        features: Features,
         (keepalive_interval, keepalive_cap): (Duration, KeepaliveCap),
         limits: KeyLimits,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let mut session = Self::new(now, (sealer, opener), keepalive_interval, rng);
+        let mut session = Self::new(now, (sealer, opener), features, keepalive_interval, rng);
         session.keepalives = session.keepalives.with_cap(keepalive_cap);
         session.key_life = Some(KeyLife { limits, ends: now + limits.age });
         session.control.confirm(session.keepalives.send(now, rng));
@@ -106,11 +117,12 @@ impl Session {
     pub(super) fn server(
         now: Instant,
         (sealer, opener): (Sealer, Opener),
+        features: Features,
         keepalive_interval: Duration,
         stamp: Stamp,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let mut session = Self::new(now, (sealer, opener), keepalive_interval, rng);
+        let mut session = Self::new(now, (sealer, opener), features, keepalive_interval, rng);
         session.keepalive_received(now, stamp);
         session
     }
@@ -118,11 +130,14 @@ impl Session {
     fn new(
         now: Instant,
         (sealer, opener): (Sealer, Opener),
+        features: Features,
         keepalive_interval: Duration,
         rng: &mut dyn CryptoRng,
     ) -> Self {
         Self {
             phase: Phase::Up,
+            features,
+            accepted: states::up(features),
             sealer,
             opener,
             control: Control::new(now),
@@ -139,7 +154,8 @@ impl Session {
     }
 
     /// Takes one WebSocket binary message and calls `sink` with each IP packet in it, in order and
-    /// opened in place. What a packet holds is not judged here. Frames ahead of a faulty one stand.
+    /// opened in place. What a packet holds, and its offload header, are not judged here. Frames ahead of
+    /// a faulty one stand.
     ///
     /// Once the session has ended, or [`disconnect`](Self::disconnect) was called, messages are
     /// discarded.
@@ -151,7 +167,7 @@ impl Session {
         &mut self,
         now: Instant,
         message: &mut [u8],
-        sink: impl FnMut(&mut [u8]),
+        sink: impl FnMut(Record<'_>),
     ) -> Result<(), SessionError> {
         self.now = self.now.max(now);
         let handled = self.handle_frames(now, message, sink);
@@ -175,14 +191,76 @@ impl Session {
         packet: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), SessionError> {
+        self.seal_packets(now, [(packet, Offload::NONE)], out)
+    }
+
+    /// Appends packets that leave together, as few frames: where bundles are in force one for all of
+    /// them, as far as a frame goes. Packets with an offload header are for sessions that have
+    /// [`Features::offload`] in force.
+    ///
+    /// # Errors
+    ///
+    /// As [`seal_packet`](Self::seal_packet); what was appended before the one that fails stays.
+    pub fn seal_packets<'p>(
+        &mut self,
+        now: Instant,
+        packets: impl IntoIterator<Item = (&'p [u8], Offload)>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SessionError> {
         if self.phase != Phase::Up {
             return Err(SessionError::Ended);
         }
         self.control.seal_confirmation(&mut self.sealer, out)?;
-        self.sealer.seal(FrameType::IpPacket, packet, out)?;
+        let mut packets = packets.into_iter().peekable();
+        while let Some((packet, offload)) = packets.next() {
+            let is_alone = packets.peek().is_none();
+            if offload.is_none() && (is_alone || !self.features.bundle) {
+                self.sealer.seal(FrameType::IpPacket, packet, out)?;
+            } else if offload.is_none() || self.features.offload {
+                self.seal_bundle((packet, offload), &mut packets, out)?;
+            } else {
+                return Err(SealError::OffloadNotInForce.into());
+            }
+        }
         self.silence.sent(now);
         self.check_key_use();
         Ok(())
+    }
+
+    /// A bundle of `first` and as many of those behind it as its frame takes.
+    fn seal_bundle<'p>(
+        &mut self,
+        first: (&'p [u8], Offload),
+        others: &mut Peekable<impl Iterator<Item = (&'p [u8], Offload)>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SessionError> {
+        let length = first.0.len();
+        if !(1..=MAX_PACKET).contains(&length) {
+            return Err(SealError::Length { kind: FrameType::IpBundle, length }.into());
+        }
+        self.sealer.seal_with(FrameType::IpBundle, out, |out| {
+            let mut room = MAX_BUNDLE.saturating_sub(RECORD_OVERHEAD + length);
+            put_record(first.0, first.1, out);
+            let mut fits = |(packet, offload): &(&[u8], Offload)| {
+                let needed = RECORD_OVERHEAD + packet.len();
+                let fits = needed <= room
+                    && (1..=MAX_PACKET).contains(&packet.len())
+                    && (offload.is_none() || self.features.offload);
+                if fits {
+                    room -= needed;
+                }
+                fits
+            };
+            while let Some((packet, offload)) = others.next_if(&mut fits) {
+                put_record(packet, offload, out);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The features in force.
+    pub const fn features(&self) -> Features {
+        self.features
     }
 
     /// Appends the control frames that wait, and tells whether there were any. They go ahead of
@@ -286,7 +364,7 @@ impl Session {
 
     /// Handles the frames behind the one that brought the session up. A fault there comes after
     /// that frame, which stands: it ends the session by the next [`poll_transmit`](Self::poll_transmit).
-    pub(super) fn handle_rest(&mut self, now: Instant, rest: &mut [u8], sink: impl FnMut(&mut [u8])) {
+    pub(super) fn handle_rest(&mut self, now: Instant, rest: &mut [u8], sink: impl FnMut(Record<'_>)) {
         if !rest.is_empty() {
             self.early_fault = self.handle_message(now, rest, sink).err();
         }
@@ -296,11 +374,11 @@ impl Session {
         &mut self,
         now: Instant,
         message: &mut [u8],
-        mut sink: impl FnMut(&mut [u8]),
+        mut sink: impl FnMut(Record<'_>),
     ) -> Result<(), SessionError> {
         let mut rest = message;
         while self.phase == Phase::Up {
-            let (frame, behind) = split_frame(rest, states::UP)?;
+            let (frame, behind) = split_frame(rest, self.accepted)?;
             self.handle_frame(now, frame, &mut sink)?;
             if behind.is_empty() {
                 break;
@@ -314,13 +392,14 @@ impl Session {
         &mut self,
         now: Instant,
         frame: Frame<'_>,
-        sink: &mut impl FnMut(&mut [u8]),
+        sink: &mut impl FnMut(Record<'_>),
     ) -> Result<(), SessionError> {
         let plaintext = self.opener.open(&frame.header, frame.payload)?;
         self.keepalives.heard(now);
         self.silence.received(now);
         match frame.kind {
-            FrameType::IpPacket => sink(plaintext),
+            FrameType::IpPacket => sink(Record { packet: plaintext, offload: Offload::NONE }),
+            FrameType::IpBundle => Records::parse(plaintext, self.features.offload)?.for_each(sink),
             FrameType::Keepalive => {
                 let stamp = stamp(frame.kind, plaintext)?;
                 self.keepalive_received(now, stamp);

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Size;
+
 /// The class a packet is queued in (API §6). Higher classes drain first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Priority {
@@ -110,22 +112,6 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// How much was dropped for one reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DropCount {
-    /// IP packets.
-    pub packets: u64,
-    /// Bytes of these packets, IP headers included.
-    pub bytes: u64,
-}
-
-impl std::ops::AddAssign for DropCount {
-    fn add_assign(&mut self, other: Self) {
-        self.packets = self.packets.wrapping_add(other.packets);
-        self.bytes = self.bytes.wrapping_add(other.bytes);
-    }
-}
-
 const PRIORITIES: usize = Priority::ALL.len();
 const REASONS: usize = DropReason::ALL.len();
 
@@ -142,13 +128,8 @@ struct Cell {
 }
 
 impl Drops {
-    /// Counts one dropped packet of `bytes` bytes.
-    pub fn count(&self, priority: Priority, reason: DropReason, bytes: usize) {
-        self.add(priority, reason, DropCount { packets: 1, bytes: bytes as u64 });
-    }
-
-    /// Counts what a batch, or a super-packet, lost.
-    pub fn add(&self, priority: Priority, reason: DropReason, lost: DropCount) {
+    /// Counts a dropped packet: a super-packet as its segments.
+    pub fn count(&self, priority: Priority, reason: DropReason, lost: Size) {
         let cell = &self.cells[priority as usize][reason as usize];
         cell.packets.fetch_add(lost.packets, Ordering::Relaxed);
         cell.bytes.fetch_add(lost.bytes, Ordering::Relaxed);
@@ -159,7 +140,7 @@ impl Drops {
     pub fn snapshot(&self) -> DropsSnapshot {
         DropsSnapshot {
             counts: self.cells.each_ref().map(|row| {
-                row.each_ref().map(|cell| DropCount {
+                row.each_ref().map(|cell| Size {
                     packets: cell.packets.load(Ordering::Relaxed),
                     bytes: cell.bytes.load(Ordering::Relaxed),
                 })
@@ -172,30 +153,30 @@ impl Drops {
 /// always agree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DropsSnapshot {
-    counts: [[DropCount; REASONS]; PRIORITIES],
+    counts: [[Size; REASONS]; PRIORITIES],
 }
 
 impl DropsSnapshot {
     /// What was dropped from one class for one reason.
-    pub fn get(&self, priority: Priority, reason: DropReason) -> DropCount {
+    pub fn get(&self, priority: Priority, reason: DropReason) -> Size {
         self.counts[priority as usize][reason as usize]
     }
 
     /// The sum over everything: `packetsDropped` and `bytesDropped`.
-    pub fn total(&self) -> DropCount {
-        self.non_zero().fold(DropCount::default(), |mut sum, (_, _, count)| {
+    pub fn total(&self) -> Size {
+        self.non_zero().fold(Size::default(), |mut sum, (_, _, count)| {
             sum += count;
             sum
         })
     }
 
     /// The entries that users see, by class and then by reason.
-    pub fn non_zero(&self) -> impl Iterator<Item = (Priority, DropReason, DropCount)> + '_ {
+    pub fn non_zero(&self) -> impl Iterator<Item = (Priority, DropReason, Size)> + '_ {
         Priority::ALL.into_iter().flat_map(move |priority| {
             DropReason::ALL
                 .into_iter()
                 .map(move |reason| (priority, reason, self.get(priority, reason)))
-                .filter(|(_, _, count)| *count != DropCount::default())
+                .filter(|(_, _, count)| *count != Size::default())
         })
     }
 }
@@ -239,10 +220,10 @@ mod tests {
     #[test]
     fn each_entry_is_counted_apart_and_sums_up() {
         let drops = Drops::default();
-        let mut expected = DropCount::default();
+        let mut expected = Size::default();
         for (index, (priority, reason)) in entries().enumerate() {
-            let lost = DropCount { packets: index as u64 + 1, bytes: 1000 + index as u64 };
-            drops.add(priority, reason, lost);
+            let lost = Size { packets: index as u64 + 1, bytes: 1000 + index as u64 };
+            drops.count(priority, reason, lost);
             expected += lost;
         }
         let snapshot = drops.snapshot();
@@ -258,22 +239,22 @@ mod tests {
     fn only_what_happened_is_listed() {
         let drops = Drops::default();
         assert_eq!(drops.snapshot().non_zero().count(), 0);
-        drops.count(Priority::Low, DropReason::Stale, 1420);
-        drops.count(Priority::Low, DropReason::Stale, 80);
+        drops.count(Priority::Low, DropReason::Stale, Size::of_packet(1420));
+        drops.count(Priority::Low, DropReason::Stale, Size::of_packet(80));
         let listed: Vec<_> = drops.snapshot().non_zero().collect();
-        assert_eq!(listed, [(Priority::Low, DropReason::Stale, DropCount { packets: 2, bytes: 1500 })]);
+        assert_eq!(listed, [(Priority::Low, DropReason::Stale, Size { packets: 2, bytes: 1500 })]);
     }
 
     #[test]
     fn snapshots_add_up_entry_by_entry() {
         let (one, other) = (Drops::default(), Drops::default());
-        one.count(Priority::High, DropReason::Spoofed, 10);
-        other.count(Priority::High, DropReason::Spoofed, 20);
-        other.count(Priority::Normal, DropReason::NoRoute, 40);
+        one.count(Priority::High, DropReason::Spoofed, Size::of_packet(10));
+        other.count(Priority::High, DropReason::Spoofed, Size::of_packet(20));
+        other.count(Priority::Normal, DropReason::NoRoute, Size::of_packet(40));
         let mut sum = one.snapshot();
         sum += &other.snapshot();
-        assert_eq!(sum.get(Priority::High, DropReason::Spoofed), DropCount { packets: 2, bytes: 30 });
-        assert_eq!(sum.total(), DropCount { packets: 3, bytes: 70 });
+        assert_eq!(sum.get(Priority::High, DropReason::Spoofed), Size { packets: 2, bytes: 30 });
+        assert_eq!(sum.total(), Size { packets: 3, bytes: 70 });
     }
 
     fn entries() -> impl Iterator<Item = (Priority, DropReason)> {

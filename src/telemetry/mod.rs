@@ -6,8 +6,10 @@
 
 pub mod drops;
 pub mod quality;
+mod size;
 pub mod traffic;
 
-pub use drops::{DropCount, DropReason, Drops, DropsSnapshot, Priority};
+pub use drops::{DropReason, Drops, DropsSnapshot, Priority};
 pub use quality::{LinkHealth, Quality};
+pub use size::Size;
 pub use traffic::{Traffic, TrafficSnapshot};

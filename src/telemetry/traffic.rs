@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::drops::{Drops, DropsSnapshot};
+use super::size::Size;
 
 /// The live counters. `sent` and `received` are seen from this end. Tasks add once per batch;
 /// nobody waits for anybody.
@@ -22,13 +23,13 @@ struct Direction {
 
 impl Traffic {
     /// Counts IP packets that were handed to the connection.
-    pub fn add_sent(&self, packets: u64, bytes: u64) {
-        self.sent.add(packets, bytes);
+    pub fn add_sent(&self, size: Size) {
+        self.sent.add(size);
     }
 
     /// Counts IP packets from the peer that were handed on.
-    pub fn add_received(&self, packets: u64, bytes: u64) {
-        self.received.add(packets, bytes);
+    pub fn add_received(&self, size: Size) {
+        self.received.add(size);
     }
 
     /// Counts Keepalive frames this end sent; answers to the peer's are not among them.
@@ -63,7 +64,7 @@ impl Traffic {
 }
 
 impl Direction {
-    fn add(&self, packets: u64, bytes: u64) {
+    fn add(&self, Size { packets, bytes }: Size) {
         self.packets.fetch_add(packets, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -110,12 +111,12 @@ mod tests {
     #[test]
     fn both_directions_are_counted_apart() {
         let traffic = Traffic::default();
-        traffic.add_sent(2, 3000);
-        traffic.add_sent(1, 40);
-        traffic.add_received(5, 600);
+        traffic.add_sent(Size { packets: 2, bytes: 3000 });
+        traffic.add_sent(Size { packets: 1, bytes: 40 });
+        traffic.add_received(Size { packets: 5, bytes: 600 });
         traffic.add_keepalives_sent(7);
         traffic.add_keepalives_received(6);
-        traffic.drops().count(Priority::Normal, DropReason::QueueFull, 99);
+        traffic.drops().count(Priority::Normal, DropReason::QueueFull, Size::of_packet(99));
         let snapshot = traffic.snapshot();
         assert_eq!((snapshot.packets_sent, snapshot.bytes_sent), (3, 3040));
         assert_eq!((snapshot.packets_received, snapshot.bytes_received), (5, 600));
@@ -128,7 +129,7 @@ mod tests {
         let traffic = Traffic::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..1000).for_each(|_| traffic.add_received(1, 10)));
+                scope.spawn(|| (0..1000).for_each(|_| traffic.add_received(Size { packets: 1, bytes: 10 })));
             }
         });
         assert_eq!(traffic.snapshot().packets_received, 4000);
@@ -138,11 +139,11 @@ mod tests {
     #[test]
     fn snapshots_add_up() {
         let traffic = Traffic::default();
-        traffic.add_sent(1, 2);
-        traffic.add_received(3, 4);
+        traffic.add_sent(Size { packets: 1, bytes: 2 });
+        traffic.add_received(Size { packets: 3, bytes: 4 });
         traffic.add_keepalives_sent(5);
         traffic.add_keepalives_received(6);
-        traffic.drops().count(Priority::Low, DropReason::TooBig, 7);
+        traffic.drops().count(Priority::Low, DropReason::TooBig, Size::of_packet(7));
         let one = traffic.snapshot();
         let mut sum = one.clone();
         sum += &one;

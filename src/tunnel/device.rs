@@ -1,9 +1,9 @@
 //! The device itself, over `tun-rs`.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::AsFd;
-use std::task::{Context, Poll};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
@@ -11,6 +11,7 @@ use tun_rs::{AsyncDevice, DeviceBuilder};
 
 use super::error::TunError;
 use super::name;
+use crate::packet::{OFFLOAD_LEN, Offload};
 
 /// Packets that the kernel holds for us; what comes beyond is lost without a name. Some 10 ms at 200,000
 /// packets a second, for the time in which the scheduler lets others run; what is there is read at once, so
@@ -27,7 +28,8 @@ pub struct TunConfig {
     pub mtu: u16,
 }
 
-/// A TUN device: one whole IP packet per read and per write, without a header.
+/// A TUN device: one whole IP packet per read and per write, with what is still to be done to it where the
+/// kernel has offloads.
 ///
 /// The interface goes away with this value. It is made without address and is down at first;
 /// [`Netlink`](crate::network::Netlink) sets both.
@@ -35,6 +37,30 @@ pub struct Tun {
     device: AsyncDevice,
     name: String,
     index: u32,
+    offloads: Offloads,
+}
+
+/// What the kernel takes and gives as one packet (`TUNSETOFFLOAD`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offloads {
+    /// Each packet by itself, with complete checksums.
+    None,
+    /// Partial checksums and super-packets over TCP.
+    Tcp,
+    /// The same, and super-packets over UDP (Linux 6.2 and later).
+    TcpAndUdp,
+}
+
+/// The longest packet with its offload header, in bytes: what a read needs room for.
+pub const READ_ROOM: usize = OFFLOAD_LEN + u16::MAX as usize;
+
+/// A packet that was read: where it lies in the room that it was read into, and what it lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The packet's bytes.
+    pub range: Range<usize>,
+    /// What is still to be done to it.
+    pub offload: Offload,
 }
 
 impl Tun {
@@ -59,17 +85,25 @@ impl Tun {
         self.index
     }
 
-    /// Reads one packet into `buf` and returns its length; `Pending` wakes `cx` when there is one.
-    ///
-    /// Only the waker of the last caller is woken: one task reads. The error is final once the
-    /// interface has been deleted from outside.
-    pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.device.poll_recv(cx, buf)
+    /// What the kernel takes and gives as one packet.
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
-    /// Reads one packet into `buf` and returns its length; `WouldBlock` if there is none.
-    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.device.try_recv(buf)
+    /// Reads one packet into `room`, which is best [`READ_ROOM`] bytes long: of a longer packet only the
+    /// beginning is there then. `WouldBlock` if there is none.
+    ///
+    /// The error is final once the interface has been deleted from outside.
+    pub fn try_read(&self, room: &mut [u8]) -> io::Result<Received> {
+        let length = self.device.try_recv(room)?;
+        if self.offloads == Offloads::None {
+            return Ok(Received { range: 0..length, offload: Offload::NONE });
+        }
+        let header = room.first_chunk::<OFFLOAD_LEN>().ok_or(io::ErrorKind::InvalidInput)?;
+        let offload = Offload::from_kernel(*header);
+        let range = OFFLOAD_LEN..length.max(OFFLOAD_LEN);
+        let offload = offload.normalised(room.get(range.clone()).unwrap_or_default());
+        Ok(Received { range, offload })
     }
 
     /// Waits until [`try_read`](Self::try_read) is worth a call. Cancel safe.
@@ -79,14 +113,20 @@ impl Tun {
 
     /// Writes one packet. Never waits, takes no lock, and may be called from many tasks at once.
     ///
-    /// The kernel refuses what is no IP packet (`InvalidInput`) and everything while the interface
-    /// is down (`EIO`).
-    pub fn write(&self, packet: &[u8]) -> io::Result<()> {
+    /// What `offload` asks for must be within [`offloads`](Self::offloads). The kernel refuses what is no
+    /// IP packet, or no super-packet that it knows (`InvalidInput`), and everything while the interface is
+    /// down (`EIO`).
+    pub fn write(&self, packet: &[u8], offload: Offload) -> io::Result<()> {
         // Not by way of the runtime's readiness: a TUN is always writable, and a readiness that the
         // runtime has not seen yet would lose the first packets.
         let device: &tun_rs::DeviceImpl = &self.device;
-        let written = rustix::io::write(device.as_fd(), packet)?;
-        if written == packet.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if self.offloads == Offloads::None {
+            let written = rustix::io::write(device.as_fd(), packet)?;
+            return whole(written == packet.len());
+        }
+        let header = offload.to_kernel();
+        let written = rustix::io::writev(device.as_fd(), &[IoSlice::new(&header), IoSlice::new(packet)])?;
+        whole(written == OFFLOAD_LEN + packet.len())
     }
 
     /// True once the interface has been deleted. [`readable`](Self::readable) returns at once then,
@@ -101,19 +141,20 @@ impl Tun {
         if exists(name) {
             return Err(TunError::NameInUse { name: name.to_owned() });
         }
-        let device = DeviceBuilder::new()
-            .name(name)
-            .mtu(mtu)
-            .inherit_enable_state()
-            .with(|builder| {
-                builder.packet_information(false).offload(false).multi_queue(false);
-                #[cfg(target_os = "linux")]
-                builder.tx_queue_len(TX_QUEUE_LEN);
-            })
-            .build_async()
-            .map_err(|error| refusal(name, error))?;
+        let (device, offloads) = match build(name, mtu, true) {
+            Ok(device) if device.udp_gso() => (device, Offloads::TcpAndUdp),
+            Ok(device) => (device, Offloads::Tcp),
+            Err(error) => match refusal(name, error) {
+                TunError::Failed(error) => {
+                    let device = build(name, mtu, false).map_err(|error| refusal(name, error))?;
+                    tracing::warn!(%error, "the kernel refuses offloads; packets pass one by one, which is slower");
+                    (device, Offloads::None)
+                }
+                refused => return Err(refused),
+            },
+        };
         let index = device.if_index().map_err(TunError::Failed)?;
-        Ok(Self { device, name: name.to_owned(), index })
+        Ok(Self { device, name: name.to_owned(), index, offloads })
     }
 
     fn create_first_free(mtu: u16) -> Result<Self, TunError> {
@@ -127,6 +168,23 @@ impl Tun {
         }
         Err(TunError::NameInUse { name: taken })
     }
+}
+
+fn build(name: &str, mtu: u16, offload: bool) -> io::Result<AsyncDevice> {
+    DeviceBuilder::new()
+        .name(name)
+        .mtu(mtu)
+        .inherit_enable_state()
+        .with(|builder| {
+            builder.packet_information(false).offload(offload).multi_queue(false);
+            #[cfg(target_os = "linux")]
+            builder.tx_queue_len(TX_QUEUE_LEN);
+        })
+        .build_async()
+}
+
+fn whole(is_whole: bool) -> io::Result<()> {
+    if is_whole { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Opens the driver once, to tell its absence from a missing capability, and because `tun-rs` would

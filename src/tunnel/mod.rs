@@ -6,7 +6,9 @@
 mod device;
 mod error;
 mod name;
+mod writer;
 
-pub use device::{Tun, TunConfig};
+pub use device::{Offloads, READ_ROOM, Received, Tun, TunConfig};
 pub use error::TunError;
 pub use name::is_valid_name;
+pub use writer::TunWriter;

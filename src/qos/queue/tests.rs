@@ -11,7 +11,7 @@ use super::super::room::{
 };
 use super::super::tests::{dns, epoch, queue, read, udp};
 use super::*;
-use crate::telemetry::{DropCount, DropReason::*, Priority};
+use crate::telemetry::{DropReason::*, Priority, Size};
 
 const ALL: Allowance = Allowance::unlimited(usize::MAX);
 
@@ -187,7 +187,7 @@ fn refusals_are_counted_by_reason() {
     assert_eq!(dropped(&traffic, Priority::Normal, NotConnected), 1);
     assert_eq!(dropped(&traffic, Priority::High, NotConnected), 1);
     let bytes = traffic.drops().snapshot().total();
-    assert_eq!(bytes, DropCount { packets: 3, bytes: 67_537 });
+    assert_eq!(bytes, Size { packets: 3, bytes: 67_537 });
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn discarding_counts_what_waited_by_class() {
     for (priority, packets, bytes) in
         [(Priority::Low, 30, 30_000), (Priority::Normal, 20, 10_000), (Priority::High, 10, 600)]
     {
-        assert_eq!(snapshot.get(priority, Stale), DropCount { packets, bytes });
+        assert_eq!(snapshot.get(priority, Stale), Size { packets, bytes });
     }
     assert_eq!((queue.len(), queue.len_bytes(), drain(&queue, now)), (0, 0, vec![]));
     push_all(&queue, now, [udp(1, 7, 1000)]);
@@ -553,7 +553,7 @@ proptest! {
         let mut batch = Batch::default();
         let mut last: HashMap<u16, u32> = HashMap::new();
         let mut came: HashMap<(u16, u32), Instant> = HashMap::new();
-        let (mut pushed, mut drained) = (DropCount::default(), DropCount::default());
+        let (mut pushed, mut drained) = (Size::default(), Size::default());
         let mut rate = None;
         for step in steps {
             match step {
@@ -562,7 +562,7 @@ proptest! {
                     let packet = if high { dns(flow, number, len) } else { udp(flow, number, len) };
                     // DNS and the rest are two flows; so they are told apart here.
                     came.insert((flow, number), now);
-                    pushed += DropCount { packets: 1, bytes: len as u64 };
+                    pushed += Size { packets: 1, bytes: len as u64 };
                     queue.producer(now).push(&packet);
                     prop_assert!(queue.held_bytes() <= QUEUE_BYTES);
                 },
@@ -585,7 +585,7 @@ proptest! {
                         let own = rate.map_or(0.0, |rate: u64| packet.len().max(6056) as f64 / rate as f64);
                         let bound = 0.5 + own + packet.len() as f64 / rate.unwrap_or(u64::MAX) as f64;
                         prop_assert!(waited.as_secs_f64() <= bound + 1e-6, "{waited:?}");
-                        drained += DropCount { packets: 1, bytes: packet.len() as u64 };
+                        drained += Size { packets: 1, bytes: packet.len() as u64 };
                     }
                 }
                 Step::Wait(micros) => now += Duration::from_micros(micros),
@@ -598,7 +598,7 @@ proptest! {
             }
             let mut sum = traffic.drops().snapshot().total();
             sum += drained;
-            sum += DropCount { packets: queue.len() as u64, bytes: queue.len_bytes() as u64 };
+            sum += Size { packets: queue.len() as u64, bytes: queue.len_bytes() as u64 };
             prop_assert_eq!(sum, pushed);
             prop_assert!(queue.len() <= QUEUE_PACKETS);
             prop_assert!(queue.memory_bytes() < 1024 * 1024);

@@ -18,7 +18,7 @@ use crate::server::admission::Admission;
 use crate::server::peer::Identity;
 use crate::session::ReplayCache;
 use crate::telemetry::Priority::{self, High, Low, Normal};
-use crate::telemetry::{DropCount, DropsSnapshot};
+use crate::telemetry::{DropsSnapshot, Size};
 use crate::tunnel::{Tun, TunConfig};
 
 struct Nobody;
@@ -69,16 +69,16 @@ type Loss = (Priority, DropReason, Vec<u8>);
 
 /// Each of these was counted once, and nothing else.
 fn assert_drops(drops: &DropsSnapshot, expected: &[Loss]) {
-    let mut total = DropCount::default();
+    let mut total = Size::default();
     for (priority, reason, _) in expected {
-        let mut count = DropCount::default();
+        let mut count = Size::default();
         for (.., packet) in expected.iter().filter(|(p, r, _)| (p, r) == (priority, reason)) {
-            count += DropCount { packets: 1, bytes: packet.len() as u64 };
+            count += Size { packets: 1, bytes: packet.len() as u64 };
         }
         assert_eq!(drops.get(*priority, *reason), count, "{priority} {reason}");
     }
     for (.., packet) in expected {
-        total += DropCount { packets: 1, bytes: packet.len() as u64 };
+        total += Size { packets: 1, bytes: packet.len() as u64 };
     }
     assert_eq!(drops.total(), total);
 }
