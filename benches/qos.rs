@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use smartvpn::packet::classify;
+use smartvpn::packet::{Offload, classify};
 use smartvpn::qos::flows::FlowAccounting;
 use smartvpn::qos::{Allowance, Batch, FlowHasher, PacketQueue, RateLimit, TokenBucket};
 use smartvpn::telemetry::quality::Estimator;
-use smartvpn::telemetry::{DropReason, Priority, Traffic};
+use smartvpn::telemetry::{DropReason, Priority, Size, Traffic};
 
 /// Packets pushed under one lock, as the TUN's reader does.
 const BATCH: usize = 64;
@@ -90,7 +90,7 @@ fn queue(criterion: &mut Criterion) {
             bencher.iter(|| {
                 now += Duration::from_micros(100);
                 let mut producer = queue.producer(now);
-                packets.iter().for_each(|packet| producer.push(packet));
+                packets.iter().for_each(|packet| producer.push(packet, Offload::NONE));
                 drop(producer);
                 queue.drain_into(now, &mut batch, Allowance::unlimited(usize::MAX))
             });
@@ -103,14 +103,14 @@ fn queue(criterion: &mut Criterion) {
         let queue = PacketQueue::new(Arc::default(), hasher());
         let packets: Vec<_> = (0..10 * BATCH).map(|packet| v4((packet % flows) as u16, 200)).collect();
         let now = Instant::now();
-        packets.iter().for_each(|packet| queue.producer(now).push(packet));
+        packets.iter().for_each(|packet| queue.producer(now).push(packet, Offload::NONE));
         let mut next = 0;
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let mut producer = queue.producer(now);
                 for _ in 0..BATCH {
                     next = (next + 1) % packets.len();
-                    producer.push(&packets[next]);
+                    producer.push(&packets[next], Offload::NONE);
                 }
             });
         });
@@ -134,9 +134,13 @@ fn tokens(criterion: &mut Criterion) {
 fn telemetry(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("telemetry");
     let traffic = Traffic::default();
-    group.bench_function("sent", |bencher| bencher.iter(|| traffic.add_sent(black_box(1), black_box(1420))));
+    group.bench_function("sent", |bencher| {
+        bencher.iter(|| traffic.add_sent(Size::of_packet(black_box(1420))))
+    });
     group.bench_function("dropped", |bencher| {
-        bencher.iter(|| traffic.drops().count(Priority::Low, DropReason::QueueFull, black_box(1420)));
+        bencher.iter(|| {
+            traffic.drops().count(Priority::Low, DropReason::QueueFull, Size::of_packet(black_box(1420)))
+        });
     });
     let mut estimator = Estimator::default();
     let mut now = Instant::now();

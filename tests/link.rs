@@ -14,6 +14,7 @@ use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::hello::{Accepted, ClientHello, Features};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::engine::{End, Link, Order, Port};
+use smartvpn::packet::{Offload, Record};
 use smartvpn::qos::{FlowHasher, PacketQueue, QUEUE_BYTES};
 use smartvpn::session::{
     ClientParams, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session, client,
@@ -30,8 +31,8 @@ struct Seen {
 }
 
 impl Port for Seen {
-    fn deliver(&mut self, packet: &mut [u8]) {
-        self.packets.lock().unwrap().push(packet.to_vec());
+    fn deliver(&mut self, record: Record<'_>) {
+        self.packets.lock().unwrap().push(record.packet.to_vec());
     }
 
     fn round_trip(&mut self, _quality: &Quality) {
@@ -134,7 +135,7 @@ async fn packets_arrive_whole_in_order_and_counted_both_ways() {
     for round in 0..40 {
         for (queue, offset) in [(&client.queue, 0), (&server.queue, 1_000_000)] {
             let mut producer = queue.producer(Instant::now());
-            (0..50).for_each(|number| producer.push(&packet(offset + round * 50 + number)));
+            (0..50).for_each(|number| producer.push(&packet(offset + round * 50 + number), Offload::NONE));
         }
         let count = (round as usize + 1) * 50;
         let arrived = |seen: &Seen| seen.packets.lock().unwrap().len() == count;
@@ -167,7 +168,7 @@ async fn the_reason_arrives_also_behind_a_backlog() {
     let (client, server) = pair(1024);
     let (mut near, mut far) = (client.link, server.link);
     let mut producer = server.queue.producer(Instant::now());
-    (0..200).for_each(|number| producer.push(&packet(number)));
+    (0..200).for_each(|number| producer.push(&packet(number), Offload::NONE));
     drop(producer);
     // The first batch is under way, and fills the stream, when the order comes.
     assert!(far.run_until(|| true).await.is_none());
@@ -184,9 +185,9 @@ async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
     let (mut near, mut far) = (client.link, server.link);
     // The server has far more to send than the stream holds, and nobody reads it.
     let mut producer = server.queue.producer(Instant::now());
-    (0..300).for_each(|number| producer.push(&packet(number)));
+    (0..300).for_each(|number| producer.push(&packet(number), Offload::NONE));
     drop(producer);
-    client.queue.producer(Instant::now()).push(&packet(7));
+    client.queue.producer(Instant::now()).push(&packet(7), Offload::NONE);
     let only_server = async {
         tokio::select! {
             end = far.run() => panic!("{end:?}"),
@@ -207,7 +208,7 @@ async fn a_flipped_bit_ends_the_session_and_delivers_nothing() {
     let (client, server) = sessions();
     let mut near = side(WebSocket::client(near, &[]), client);
     let mut far = side(WebSocket::server(far, &[]), server);
-    near.queue.producer(Instant::now()).push(&packet(1));
+    near.queue.producer(Instant::now()).push(&packet(1), Offload::NONE);
     let hostile = async {
         let mut bytes = vec![0; 64 * 1024];
         let count = wire.read(&mut bytes).await.unwrap();
@@ -237,7 +238,7 @@ async fn a_cut_connection_is_lost() {
 async fn a_link_tells_how_silent_its_connection_was_when_it_was_cut() {
     let (client, server) = pair(8 * 1024);
     let (mut near, mut far) = (client.link, server.link);
-    client.queue.producer(Instant::now()).push(&packet(1));
+    client.queue.producer(Instant::now()).push(&packet(1), Offload::NONE);
     // Long enough that the first keepalive is answered, and that the rest counts as idleness.
     let idle =
         tokio::time::timeout(Duration::from_millis(3_500), async { tokio::join!(near.run(), far.run()) });

@@ -20,7 +20,8 @@ use std::time::Duration;
 use namespace::{Helper, attempt, block_on, has, ip_in, isolated, run, udp, udp_data};
 use smartvpn::error::ErrorCode;
 use smartvpn::network::{HostChanges, Netlink, RepairReport, delete_conntrack, repair};
-use smartvpn::tunnel::{Tun, TunConfig};
+use smartvpn::packet::{Offload, complete_checksum};
+use smartvpn::tunnel::{READ_ROOM, Received, Tun, TunConfig};
 
 const SOON: Duration = Duration::from_secs(5);
 const ECHO_PORT: u16 = 7777;
@@ -49,10 +50,12 @@ async fn next_data(tun: &Tun, patience: Duration) -> Option<Vec<u8>> {
     let read = async {
         loop {
             tun.readable().await.unwrap();
-            let mut packet = [0; 2000];
-            match tun.try_read(&mut packet) {
-                Ok(length) => {
-                    if let Some(data) = udp_data(&packet[..length]) {
+            let mut room = vec![0; READ_ROOM];
+            match tun.try_read(&mut room) {
+                Ok(Received { range, offload }) => {
+                    let packet = &mut room[range];
+                    complete_checksum(packet, offload);
+                    if let Some(data) = udp_data(packet) {
                         return data.to_owned();
                     }
                 }
@@ -260,7 +263,7 @@ fn packets_pass_both_ways_and_from_many_tasks() {
                     tokio::task::spawn_blocking(move || {
                         for _ in 0..16 {
                             let packet = udp((ip("10.8.0.2"), 4000 + task), (ip("10.8.0.1"), 5000), b"in");
-                            tun.write(&packet).unwrap();
+                            tun.write(&packet, Offload::NONE).unwrap();
                         }
                     })
                 })
@@ -275,10 +278,16 @@ fn packets_pass_both_ways_and_from_many_tasks() {
             socket.send_to(b"out", "10.8.0.2:4000").unwrap();
             assert_eq!(next_data(&tun, SOON).await.as_deref(), Some(&b"out"[..]));
 
-            assert_eq!(tun.write(&[0x50, 0, 0]).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+            assert_eq!(
+                tun.write(&[0x50, 0, 0], Offload::NONE).unwrap_err().kind(),
+                std::io::ErrorKind::InvalidInput
+            );
             run("ip", "link del vpn0");
-            let lost = std::future::poll_fn(|cx| tun.poll_read(cx, &mut [0; 100])).await;
-            assert!(lost.is_err(), "a deleted interface ends the reading");
+            let lost = async {
+                let mut room = vec![0; READ_ROOM];
+                while tun.readable().await.is_ok() && tun.try_read(&mut room).is_err() && !tun.is_gone() {}
+            };
+            tokio::time::timeout(SOON, lost).await.expect("a deleted interface ends the reading");
         });
     });
 }
@@ -536,7 +545,7 @@ fn peer() -> Helper {
 async fn seen_by(tun: &Tun, client: &str, peer: &str) -> Option<String> {
     for _ in 0..5 {
         // The first one may be lost to address resolution.
-        tun.write(&udp((ip(client), 4000), (ip(peer), ECHO_PORT), b"who am I?")).unwrap();
+        tun.write(&udp((ip(client), 4000), (ip(peer), ECHO_PORT), b"who am I?"), Offload::NONE).unwrap();
         if let Some(data) = next_data(tun, Duration::from_millis(500)).await {
             return Some(String::from_utf8(data).unwrap());
         }
@@ -605,10 +614,10 @@ async fn forget_connections(tun: &Tun) {
 
 async fn clients_meet_only_if_they_may(tun: &Tun, changes: &mut HostChanges) {
     let between = udp((ip("10.8.0.2"), 4000), (ip("10.8.0.3"), 4000), b"neighbour");
-    tun.write(&between).unwrap();
+    tun.write(&between, Offload::NONE).unwrap();
     assert_eq!(next_data(tun, Duration::from_millis(300)).await, None);
     changes.masquerade(tun.name(), "10.8.0.0/24".parse().unwrap(), None, true).await.unwrap();
-    tun.write(&between).unwrap();
+    tun.write(&between, Offload::NONE).unwrap();
     assert_eq!(next_data(tun, SOON).await.as_deref(), Some(&b"neighbour"[..]));
 }
 

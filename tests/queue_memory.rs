@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use allocation_counter::measure;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use smartvpn::packet::classify;
+use smartvpn::packet::{Offload, classify};
 use smartvpn::qos::{Allowance, Batch, FlowHasher, PacketQueue, RateLimit, TokenBucket};
 use smartvpn::telemetry::{DropReason, Priority, Traffic};
 
@@ -54,14 +54,14 @@ impl Path {
         let mut producer = self.queue.producer(self.now);
         for packet in &self.packets {
             assert_ne!(classify(packet, None).priority, Priority::Low);
-            producer.push(packet);
+            producer.push(packet, Offload::NONE);
         }
         drop(producer);
         let tokens = self.bucket.available(self.now);
         let allowance = Allowance { batch_bytes: 32 * 1024, tokens };
-        let count = self.queue.drain_into(self.now, &mut self.batch, allowance);
+        self.queue.drain_into(self.now, &mut self.batch, allowance);
         self.bucket.take(self.now, self.batch.len_bytes() as u64);
-        self.traffic.add_sent(count as u64, self.batch.len_bytes() as u64);
+        self.traffic.add_sent(self.batch.size());
     }
 }
 
@@ -98,7 +98,7 @@ fn no_traffic_makes_it_hold_a_mebibyte() {
                     longest[20..22].copy_from_slice(&(flow + 10_000 * (round % 2)).to_be_bytes());
                     // High and bulk in turn.
                     longest[22..24].copy_from_slice(&(22 + flow % 3).to_be_bytes());
-                    producer.push(&longest[..len]);
+                    producer.push(&longest[..len], Offload::NONE);
                 }
                 drop(producer);
                 // Some of it stays, in other places each time.

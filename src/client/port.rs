@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::{Port, Route, clock};
 use crate::packet::{
-    Answers, Egress, Ingress, Offload, Path, Record, Router, clamp_record, count_drop, quoted,
+    Answers, Egress, Ingress, Intake, Offload, Record, Router, clamp_record, count_drop, quoted,
 };
 use crate::qos::PacketQueue;
 use crate::telemetry::{DropReason, Quality, Size, Traffic};
@@ -32,20 +32,20 @@ impl Route for Uplink {
         let now = clock::now();
         let way = gate.way();
         let mut producer = queue.producer(now);
-        let Some(Way { path, router }) = way else {
+        let Some(Way { intake, router }) = way else {
             let refuse = |record: Record<'_>| {
                 producer.refuse(record.packet, record.offload, DropReason::NotConnected);
             };
             return records.for_each(refuse);
         };
         for mut record in records {
-            let passed = egress.pass(&mut record, path, |packet, offload| producer.push(packet, offload));
+            let passed = egress.pass(&mut record, intake, |packet, offload| producer.push(packet, offload));
             if let Err(reason) = passed {
                 producer.refuse(record.packet, record.offload, reason);
                 if reason == DropReason::TooBig {
                     let answer = |answer: &[u8]| tun.write(answer, Offload::NONE).is_ok();
                     let mut room = Vec::new();
-                    gate.answers.too_big(now, &router, quoted(&mut record, &mut room), path.mtu, answer);
+                    gate.answers.too_big(now, &router, quoted(&mut record, &mut room), intake.mtu, answer);
                 }
             }
         }
@@ -63,7 +63,7 @@ pub(super) struct Gate {
 #[derive(Clone, Copy)]
 pub(super) struct Way {
     /// What it takes.
-    pub(super) path: Path,
+    pub(super) intake: Intake,
     /// Who says that a packet is longer: the server, as the next hop.
     pub(super) router: Router,
 }

@@ -260,8 +260,8 @@ impl Tunnel {
 fn way(hello: &Accepted) -> Way {
     // The hello's prefix length was checked when it was read.
     let v4 = Ipv4Net::new_assert(hello.gateway, hello.prefix_length);
-    let path = packet::Path { mtu: hello.mtu, offload: hello.features.offload };
-    Way { path, router: Router::new(v4, hello.v6.map(|v6| v6.gateway)) }
+    let intake = packet::Intake { mtu: hello.mtu, offload: hello.features.offload };
+    Way { intake, router: Router::new(v4, hello.v6.map(|v6| v6.gateway)) }
 }
 
 #[cfg(test)]
@@ -274,6 +274,7 @@ mod tests {
     use crate::codec::hello::Features;
     use crate::engine::clock;
     use crate::network::namespace::{block_on, isolated};
+    use crate::packet::Offload;
     use crate::packet::ip::tests::v4;
     use crate::report::{Event, EventSink, Events};
     use crate::telemetry::{Priority, Size};
@@ -318,7 +319,7 @@ mod tests {
                 let queue = tunnel.queue();
                 let push = |protocol| {
                     let packet = v4([10, 8, 0, 2], [10, 8, 0, 9], protocol, &[8; 480]);
-                    queue.producer(clock::now()).push(&packet);
+                    queue.producer(clock::now()).push(&packet, Offload::NONE);
                 };
                 // The kernel may have sent packets of its own into the interface.
                 let lost = |priority, reason| {

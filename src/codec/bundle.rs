@@ -157,7 +157,8 @@ mod tests {
             for (packet, offload) in &records {
                 put_record(packet, *offload, &mut plaintext);
             }
-            prop_assert_eq!(read(&mut plaintext.clone(), true).as_ref(), Ok(&records));
+            let read_back = read(&mut plaintext.clone(), true);
+            prop_assert_eq!(read_back.as_ref(), Ok(&records));
             let complete = records.iter().all(|(_, offload)| offload.is_none());
             let expected = if complete { Ok(records) } else { Err(BundleError::OffloadNotInForce) };
             prop_assert_eq!(read(&mut plaintext.clone(), false), expected);
@@ -196,7 +197,8 @@ mod tests {
             (&[0x40, 0, 0, 1, 1], BundleError::ReservedBit),
             (&[0x01, 0, 0, 1, 1], BundleError::ReservedBit),
         ] {
-            assert_eq!(read(&mut [&good[..], tail].concat(), true), Err(error), "{tail:?}");
+            let mut broken = [&good[..], tail].concat();
+            assert_eq!(read(&mut broken, true), Err(error), "{tail:?}");
         }
         assert_eq!(read(&mut [], true), Err(BundleError::Cut));
     }

@@ -97,6 +97,7 @@ mod tests {
 
     use super::*;
     use crate::engine::clock;
+    use crate::packet::Offload;
     use crate::packet::ip::tests::v4;
     use crate::qos::{Batch, FlowHasher, PacketQueue};
     use crate::telemetry::Traffic;
@@ -139,7 +140,7 @@ mod tests {
             let now = start + elapsed;
             let missing = 64_usize.saturating_sub(queue.len());
             let mut producer = queue.producer(now);
-            (0..missing).for_each(|_| producer.push(&packet));
+            (0..missing).for_each(|_| producer.push(&packet, Offload::NONE));
             drop(producer);
             queue.drain_into(now, &mut batch, meter.allowance(now, batch_bytes));
             meter.take(now, batch.len_bytes());

@@ -136,6 +136,7 @@ mod tests {
     use crate::network::namespace::{ipv6, isolated, run};
     use crate::network::netlink::Netlink;
     use crate::network::sysctl::tests::fake;
+    use crate::packet::Offload;
     use crate::tunnel::{Tun, TunConfig};
 
     fn passage(v4: &[&str], v6: &[&str]) -> Passage {
@@ -278,7 +279,7 @@ mod tests {
                 Netlink::open().unwrap().set_up(wan.index(), 1500).unwrap();
                 run("ip", "link add lan0 type veth peer name far0");
                 run("sysctl", "-qw net.ipv6.conf.lan0.forwarding=1");
-                wan.write(&advertisement()).unwrap();
+                wan.write(&advertisement(), Offload::NONE).unwrap();
                 std::thread::sleep(Duration::from_millis(100));
                 assert!(advertised_route(), "{}", run("ip", "-6 route"));
 

@@ -17,7 +17,7 @@ pub struct Egress {
 
 /// What the session takes that a packet goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
+pub struct Intake {
     /// The longest packet.
     pub mtu: u16,
     /// Whether it takes packets with an offload header.
@@ -41,17 +41,17 @@ impl Egress {
     pub fn pass(
         &mut self,
         record: &mut Record<'_>,
-        path: Path,
+        intake: Intake,
         mut forward: impl FnMut(&[u8], Offload),
     ) -> Result<(), DropReason> {
         if record.offload.is_none() {
-            return pass_complete(record.packet, path.mtu, &mut self.scratch, |packet| {
+            return pass_complete(record.packet, intake.mtu, &mut self.scratch, |packet| {
                 forward(packet, Offload::NONE);
             });
         }
         let packet = IpPacket::parse(record.packet)?;
-        let fits = record.offload.check(&packet, path.mtu).is_ok();
-        if fits && path.offload && (record.offload.is_super() || packet.as_bytes().len() > COMPLETED) {
+        let fits = record.offload.check(&packet, intake.mtu).is_ok();
+        if fits && intake.offload && (record.offload.is_super() || packet.as_bytes().len() > COMPLETED) {
             forward(record.packet, record.offload);
             return Ok(());
         }
@@ -59,14 +59,14 @@ impl Egress {
             return Err(DropReason::OffloadInvalid);
         }
         let longest = record.offload.segment_len().map_or(packet.as_bytes().len(), usize::from);
-        if longest > usize::from(path.mtu) && !packet.may_be_fragmented() {
+        if longest > usize::from(intake.mtu) && !packet.may_be_fragmented() {
             return Err(DropReason::TooBig);
         }
         let Self { scratch, segment: room } = self;
         segment(record.packet, record.offload, room, |packet| {
             // It was checked above that each of them can be passed on; a last one that is too long for a
             // datagram's fragments is the only exception, and there is none among segments.
-            let _passed = pass_complete(packet, path.mtu, scratch, |packet| forward(packet, Offload::NONE));
+            let _passed = pass_complete(packet, intake.mtu, scratch, |packet| forward(packet, Offload::NONE));
         });
         Ok(())
     }
@@ -119,7 +119,9 @@ mod tests {
     fn pass(bytes: &[u8], mtu: u16) -> Result<Vec<Vec<u8>>, DropReason> {
         let mut forwarded = Vec::new();
         let mut bytes = bytes.to_vec();
-        Egress::default().pass(&mut bytes, mtu, |packet| forwarded.push(packet.to_vec()))?;
+        let intake = Intake { mtu, offload: false };
+        let mut record = Record::from(bytes.as_mut_slice());
+        Egress::default().pass(&mut record, intake, |packet, _| forwarded.push(packet.to_vec()))?;
         Ok(forwarded)
     }
 

@@ -18,7 +18,7 @@ mod upper;
 
 pub use classify::{Classified, FlowTuple, Fragment, classify, count_drop};
 pub use coalesce::Coalescer;
-pub use egress::{Egress, Path, quoted};
+pub use egress::{Egress, Intake, quoted};
 pub use icmp::{Answers, Router};
 pub use ingress::Ingress;
 pub use ip::{IpPacket, Malformed};

@@ -61,6 +61,13 @@ pub struct Record<'a> {
     pub offload: Offload,
 }
 
+impl<'a> From<&'a mut [u8]> for Record<'a> {
+    /// A packet that is complete.
+    fn from(packet: &'a mut [u8]) -> Self {
+        Self { packet, offload: Offload::NONE }
+    }
+}
+
 impl Offload {
     /// Nothing is left to be done.
     pub const NONE: Self =

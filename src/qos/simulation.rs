@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::tests::{dns, epoch, queue, read, udp};
 use super::{Allowance, Batch, MAX_WAIT, PacketQueue, RateLimit, TokenBucket};
+use crate::packet::Offload;
 use crate::telemetry::{DropReason, Priority, Traffic};
 
 const MS: Duration = Duration::from_millis(1);
@@ -149,7 +150,7 @@ impl World {
             let number = sent.len() as u32;
             sent.push(at);
             let packet = if high { dns(flow, number, len) } else { udp(flow, number, len) };
-            queue.producer(at).push(&packet);
+            queue.producer(at).push(&packet, Offload::NONE);
         };
         match &mut senders[usize::from(flow)] {
             Sender::Steady { len, gap, high, next } => {
@@ -177,7 +178,7 @@ impl World {
             if self.queue.drain_into(self.now, &mut self.batch, allowance) == 0 {
                 return;
             }
-            let Some(packet) = self.batch.iter().next() else { return };
+            let Some((packet, _)) = self.batch.iter().next() else { return };
             let (flow, number) = read(packet);
             let bytes = packet.len() as u64;
             if let Some(bucket) = &mut self.bucket {
@@ -264,7 +265,7 @@ fn a_class_that_waits_gets_an_eighth_of_the_link() {
             for _ in 0..2 {
                 let packet = udp(1000 + number % 5000, 0, 1400);
                 world.sent.insert(1000 + number % 5000, vec![world.now]);
-                world.queue.producer(world.now).push(&packet);
+                world.queue.producer(world.now).push(&packet, Offload::NONE);
                 number += 1;
             }
             world.run(MS);

@@ -19,7 +19,7 @@ use crate::codec::disconnect::DisconnectCode;
 use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCode, Rejection, VERSION};
 use crate::engine::{End, Link, Meter, Port, clock};
 use crate::network::delete_conntrack;
-use crate::packet::Path;
+use crate::packet::Intake;
 use crate::report::DisconnectReason;
 use crate::session::{Listening, Opened, Request, Session, Unconfirmed};
 use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, upgrade};
@@ -104,7 +104,7 @@ impl Handshake<'_> {
     async fn run(&self, websocket: &mut Socket) -> Result<Up, Ended> {
         let request = self.first_message(websocket).await?;
         let (name, mtu) = (request.hello().name.clone(), self.mtu(request.hello()));
-        let path = Path { mtu, offload: request.features().offload };
+        let intake = Intake { mtu, offload: request.features().offload };
         let (reservation, hello) = match self.reserve(mtu).await {
             Ok(reserved) => reserved,
             Err(code) => return Err(self.reject(websocket, request, code).await),
@@ -116,7 +116,7 @@ impl Handshake<'_> {
             v4: hello.assigned_ip,
             v6: hello.v6.map(|v6| v6.assigned_ip),
             prefix_length: hello.prefix_length,
-            path,
+            intake,
             name,
             remote: self.source,
             port: self.port,

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::codec::disconnect::DisconnectCode;
 use crate::engine::{Limits, Order, clock};
-use crate::packet::{Answers, Offload, Path, Router, count_drop};
+use crate::packet::{Answers, Intake, Offload, Router, count_drop};
 use crate::qos::{FlowHasher, PacketQueue, RateLimit};
 use crate::report::{ClientInfo, ClientTelemetry, DropReport, QualityReport, timestamp};
 use crate::telemetry::{DropReason, Quality, Traffic};
@@ -19,7 +19,7 @@ pub(super) struct Peer {
     pub(super) v4: Ipv4Addr,
     pub(super) v6: Option<Ipv6Addr>,
     /// What both ends agreed that packets may be.
-    pub(super) path: Path,
+    pub(super) intake: Intake,
     /// Who tells this host that a packet is longer: the client, as the kernel takes no packet from
     /// its own address.
     pub(super) router: Router,
@@ -47,7 +47,7 @@ pub(super) struct Identity {
     pub(super) v4: Ipv4Addr,
     pub(super) v6: Option<Ipv6Addr>,
     pub(super) prefix_length: u8,
-    pub(super) path: Path,
+    pub(super) intake: Intake,
     pub(super) name: Option<String>,
     pub(super) remote: IpAddr,
     pub(super) port: u16,
@@ -56,7 +56,7 @@ pub(super) struct Identity {
 impl Peer {
     /// A client whose session is up; `orders` reach its link.
     pub(super) fn new(identity: Identity, orders: mpsc::Sender<Order>, limit: Option<RateLimit>) -> Self {
-        let Identity { id, v4, v6, prefix_length, path, name, remote, port } = identity;
+        let Identity { id, v4, v6, prefix_length, intake, name, remote, port } = identity;
         let traffic = Arc::<Traffic>::default();
         let queue = || {
             let queue = PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng()));
@@ -68,7 +68,7 @@ impl Peer {
             id,
             v4,
             v6,
-            path,
+            intake,
             router: Router::new(Ipv4Net::new_assert(v4, prefix_length), v6),
             answers: Answers::new(clock::now()),
             queue,
@@ -177,7 +177,7 @@ mod tests {
             v4: Ipv4Addr::new(10, 8, 0, 2),
             v6: None,
             prefix_length: 24,
-            mtu: 1420,
+            intake: Intake { mtu: 1420, offload: false },
             name: None,
             remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 1,

@@ -52,14 +52,14 @@ impl Route for Downlink {
                 continue;
             };
             let passed =
-                egress.pass(&mut record, peer.path, |packet, offload| producer.push(packet, offload));
+                egress.pass(&mut record, peer.intake, |packet, offload| producer.push(packet, offload));
             if let Err(reason) = passed {
                 producer.refuse(record.packet, record.offload, reason);
                 if reason == DropReason::TooBig {
                     let answer = |answer: &[u8]| hub.tun.write(answer, Offload::NONE).is_ok();
                     let mut room = Vec::new();
                     let quoted = quoted(&mut record, &mut room);
-                    peer.answers.too_big(now, &peer.router, quoted, peer.path.mtu, answer);
+                    peer.answers.too_big(now, &peer.router, quoted, peer.intake.mtu, answer);
                 }
             }
         }
@@ -90,7 +90,7 @@ pub(super) struct Uplink {
 
 impl Uplink {
     pub(super) fn new(hub: Arc<Hub>, peer: Arc<Peer>) -> Self {
-        let ingress = Ingress::from_client(peer.path.mtu, peer.v4, peer.v6);
+        let ingress = Ingress::from_client(peer.intake.mtu, peer.v4, peer.v6);
         let meter = Meter::new(Arc::clone(&peer.limits));
         let (egress, batch) = (Egress::default(), Batch::default());
         let writer = TunWriter::new(Arc::clone(&hub.tun));
@@ -121,7 +121,7 @@ impl Uplink {
         *received += size;
         let now = clock::now();
         let mut producer = other.queue.producer(now);
-        let passed = egress.pass(&mut record, other.path, |packet, offload| producer.push(packet, offload));
+        let passed = egress.pass(&mut record, other.intake, |packet, offload| producer.push(packet, offload));
         if let Err(reason) = passed {
             producer.refuse(record.packet, record.offload, reason);
             // Its lock is let go before the sender's is taken.
@@ -133,7 +133,7 @@ impl Uplink {
                 };
                 let mut room = Vec::new();
                 let quoted = quoted(&mut record, &mut room);
-                peer.answers.too_big(now, &hub.router, quoted, other.path.mtu, answer);
+                peer.answers.too_big(now, &hub.router, quoted, other.intake.mtu, answer);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::hello::Accepted;
+use smartvpn::packet::Record;
 use smartvpn::session::{
     AwaitingResponse, ClientFailure, Listening, Opened, ReplayCache, Session, SessionError, Unconfirmed,
 };
@@ -124,7 +125,7 @@ pub(crate) fn step(
     rng: &mut StdRng,
     replay: &mut ReplayCache,
     message: &mut [u8],
-    sink: impl FnMut(&mut [u8]),
+    sink: impl FnMut(Record<'_>),
 ) -> Result<(State, Option<Vec<u8>>), End> {
     let fault = |error: SessionError| End::Fault(error.close_code().as_u16());
     match state {

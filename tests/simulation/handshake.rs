@@ -291,7 +291,9 @@ fn frames_behind_the_confirmation_are_the_sessions() {
     .concat();
     let mut packets = Vec::new();
     let session = unconfirmed
-        .handle_message(bench.now, &mut bench.rng, &mut message, |packet| packets.push(packet.to_vec()))
+        .handle_message(bench.now, &mut bench.rng, &mut message, |record| {
+            packets.push(record.packet.to_vec())
+        })
         .unwrap();
     assert_eq!(packets, [b"one", b"two"]);
     assert_eq!(session.keepalives(), (0, 1));

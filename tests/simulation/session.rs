@@ -201,7 +201,9 @@ fn nothing_comes_or_goes_after_the_peers_disconnect() {
         ]
         .concat();
         let mut packets = Vec::new();
-        session.handle_message(bench.now, &mut message, |packet| packets.push(packet.to_vec())).unwrap();
+        session
+            .handle_message(bench.now, &mut message, |record| packets.push(record.packet.to_vec()))
+            .unwrap();
         assert_eq!(packets, [b"before"]);
         let disconnect = Disconnect { code, message: "bye".into() };
         assert_eq!(events(&mut session), [Event::Disconnected(disconnect)]);

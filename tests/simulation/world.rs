@@ -10,6 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::hello::ClientHello;
 use smartvpn::crypto::keys::Keypair;
+use smartvpn::packet::Record;
 use smartvpn::session::{ClientParams, Event, KeepaliveCap, KeyLimits, Listening, ReplayCache, client};
 
 use crate::ends::{End, Node, Side, State, Used, step};
@@ -342,7 +343,7 @@ impl World {
         }
         let mut delivered = 0;
         let in_flight = &mut sender.in_flight;
-        let sink = |packet: &mut [u8]| {
+        let sink = |Record { packet, .. }: Record<'_>| {
             let genuine = in_flight.pop_front().expect("a packet that was not sent");
             assert!(packet == genuine, "a packet other than the next one");
             delivered += 1;

@@ -26,7 +26,7 @@ fn report(traffic: &Traffic) -> serde_json::Value {
 
 fn route(uplink: &mut Uplink, packets: &[Vec<u8>]) {
     let mut packets = packets.to_vec();
-    uplink.route(packets.iter_mut().map(Vec::as_mut_slice));
+    uplink.route(packets.iter_mut().map(|packet| packet.as_mut_slice().into()));
 }
 
 fn tun() -> Arc<Tun> {
@@ -41,7 +41,7 @@ fn what_the_tun_gives_is_dropped_in_its_class() {
             let queue = Arc::new(PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng())));
             let mut uplink = Uplink::new(tun(), Arc::clone(&queue), Arc::clone(&gate));
             let router = Router::new("10.8.0.1/24".parse().unwrap(), None);
-            gate.set(Some(Way { mtu: 1420, router }));
+            gate.set(Some(Way { intake: Intake { mtu: 1420, offload: false }, router }));
             let mut batch = Batch::default();
             for _ in 0..800 {
                 route(&mut uplink, &[of_class(Normal, OWN, THERE, 1400)]);
@@ -104,7 +104,7 @@ fn what_the_server_sends_is_dropped_in_its_class() {
                 of_class(Normal, THERE, OWN, 1421),
                 vec![0x60; 39],
             ] {
-                port.deliver(&mut lost);
+                port.deliver(lost.as_mut_slice().into());
             }
             port.delivered();
             assert_eq!(traffic.snapshot().packets_received, 0);

@@ -17,14 +17,14 @@ const ALL: Allowance = Allowance::unlimited(usize::MAX);
 
 fn push_all(queue: &PacketQueue, now: Instant, packets: impl IntoIterator<Item = Vec<u8>>) {
     let mut producer = queue.producer(now);
-    packets.into_iter().for_each(|packet| producer.push(&packet));
+    packets.into_iter().for_each(|packet| producer.push(&packet, Offload::NONE));
 }
 
 /// Everything that leaves at `now`, as flow and number.
 fn drain(queue: &PacketQueue, now: Instant) -> Vec<(u16, u32)> {
     let (mut batch, mut seen) = (Batch::default(), Vec::new());
     while queue.drain_into(now, &mut batch, ALL) > 0 {
-        seen.extend(batch.iter().map(read));
+        seen.extend(batch.iter().map(|(packet, _)| read(packet)));
     }
     seen
 }
@@ -49,7 +49,7 @@ fn one_flow_leaves_in_the_order_it_came() {
     assert_eq!((queue.len(), queue.len_bytes()), (6, lens.iter().sum()));
     let mut batch = Batch::default();
     assert_eq!(queue.drain_into(now, &mut batch, ALL), 6);
-    assert!(batch.iter().map(read).eq((0..6).map(|number| (1, number))));
+    assert!(batch.iter().map(|(packet, _)| read(packet)).eq((0..6).map(|number| (1, number))));
     assert_eq!((batch.len(), batch.len_bytes()), (6, lens.iter().sum()));
     assert!(queue.is_empty());
     assert_eq!(queue.drain_into(now, &mut batch, ALL), 0);
@@ -196,15 +196,15 @@ fn what_is_refused_is_counted_in_the_class_of_its_flow() {
     let now = epoch();
     let mut batch = Batch::default();
     for number in 0..800 {
-        queue.producer(now).push(&udp(1, number, 1400));
+        queue.producer(now).push(&udp(1, number, 1400), Offload::NONE);
         queue.drain_into(now, &mut batch, Allowance::unlimited(1 << 20));
     }
     let mut producer = queue.producer(now);
     for packet in [udp(1, 0, 1400), udp(2, 0, 1400), dns(3, 0, 600), udp(1, 0, 100), vec![0; 600]] {
-        producer.refuse(&packet, TooBig);
+        producer.refuse(&packet, Offload::NONE, TooBig);
     }
     // A megabyte that was refused makes no bulk transfer.
-    (0..800).for_each(|number| producer.refuse(&udp(2, number, 1400), TooBig));
+    (0..800).for_each(|number| producer.refuse(&udp(2, number, 1400), Offload::NONE, TooBig));
     drop(producer);
     assert_eq!(dropped(&traffic, Priority::Low, TooBig), 1);
     assert_eq!(dropped(&traffic, Priority::Normal, TooBig), 2 + 800);
@@ -214,7 +214,7 @@ fn what_is_refused_is_counted_in_the_class_of_its_flow() {
     assert_eq!((total.packets, total.bytes), (805, bytes));
     assert!(queue.is_empty());
     // A minute later it is none any more.
-    queue.producer(now + Duration::from_secs(61)).refuse(&udp(1, 0, 1400), TooBig);
+    queue.producer(now + Duration::from_secs(61)).refuse(&udp(1, 0, 1400), Offload::NONE, TooBig);
     assert_eq!(dropped(&traffic, Priority::Low, TooBig), 1);
 }
 
@@ -345,7 +345,9 @@ fn high_that_is_full_waits_five_milliseconds_for_room() {
     assert_eq!(dropped(&traffic, Priority::High, QueueFull), 1 + 128);
     let left = drain(&queue, now + HIGH_PATIENCE);
     assert_eq!(left.len(), 383);
-    assert!(left.contains(&(2, 0)) || batch.iter().map(read).any(|packet| packet == (2, 0)));
+    assert!(
+        left.contains(&(2, 0)) || batch.iter().map(|(packet, _)| read(packet)).any(|packet| packet == (2, 0))
+    );
 }
 
 #[test]
@@ -359,7 +361,7 @@ fn the_steady_state_reuses_its_buffers() {
             (0..20).map(|n| udp(n as u16 % 3, n, [40, 1420, 52, 1300, 60_000][n as usize % 5])),
         );
         queue.drain_into(now, batch, ALL);
-        let addresses: BTreeSet<_> = batch.iter().map(<[u8]>::as_ptr).collect();
+        let addresses: BTreeSet<_> = batch.iter().map(|(packet, _)| packet.as_ptr()).collect();
         (addresses, queue.memory_bytes(), batch.packets.capacity())
     };
     (0..10).for_each(|_| drop(round(&mut batch)));
@@ -504,7 +506,7 @@ fn nothing_is_lost_between_threads() {
                 Poll::Ready(0) => break,
                 Poll::Ready(count) => {
                     drained += count as u32;
-                    for (_, number) in batch.iter().map(read) {
+                    for (_, number) in batch.iter().map(|(packet, _)| read(packet)) {
                         assert!(last.is_none_or(|last| last < number));
                         last = Some(number);
                     }
@@ -563,7 +565,7 @@ proptest! {
                     // DNS and the rest are two flows; so they are told apart here.
                     came.insert((flow, number), now);
                     pushed += Size { packets: 1, bytes: len as u64 };
-                    queue.producer(now).push(&packet);
+                    queue.producer(now).push(&packet, Offload::NONE);
                     prop_assert!(queue.held_bytes() <= QUEUE_BYTES);
                 },
                 Step::Drain { packets, batch_bytes, tokens } => {
@@ -576,7 +578,7 @@ proptest! {
                     } else if batch.is_empty() {
                         prop_assert!(queue.is_empty());
                     }
-                    for packet in batch.iter() {
+                    for (packet, _) in batch.iter() {
                         let (flow, number) = read(packet);
                         let name = flow | if packet[23] == 53 { 0x8000 } else { 0 };
                         let before = last.insert(name, number);
@@ -629,7 +631,7 @@ fn check_books(backlog: &Backlog, batch: &Batch) {
         assert_eq!((class.packets, class.bytes, class.occupied), sum);
     }
     assert_eq!(sums.iter().map(|sum| sum.0).sum::<usize>(), backlog.packets.len());
-    assert_eq!(backlog.lent, batch.packets.iter().map(Vec::capacity).sum::<usize>());
+    assert_eq!(backlog.lent, batch.packets.iter().map(|waiting| waiting.buffer.capacity()).sum::<usize>());
 }
 
 #[derive(Default)]

@@ -11,6 +11,7 @@ use super::*;
 use crate::addr::AddressPool;
 use crate::config::ServerConfig;
 use crate::network::namespace::{block_on, isolated};
+use crate::packet::Intake;
 use crate::packet::ip::tests::{of_class, v6};
 use crate::qos::{Allowance, RateLimit};
 use crate::report::{DisconnectReason, Event, EventSink, Events};
@@ -49,7 +50,7 @@ fn peer(hub: &Hub, number: u8, mtu: u16, limit: Option<RateLimit>) -> Arc<Peer> 
         v4: Ipv4Addr::new(10, 8, 0, number),
         v6: None,
         prefix_length: 24,
-        mtu,
+        intake: Intake { mtu, offload: false },
         name: None,
         remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
         port: 1,
@@ -85,7 +86,7 @@ fn assert_drops(drops: &DropsSnapshot, expected: &[Loss]) {
 
 fn route(hub: &Arc<Hub>, losses: &[Loss]) {
     let mut packets: Vec<_> = losses.iter().map(|(.., packet)| packet.clone()).collect();
-    Downlink::new(Arc::clone(hub)).route(packets.iter_mut().map(Vec::as_mut_slice));
+    Downlink::new(Arc::clone(hub)).route(packets.iter_mut().map(|packet| packet.as_mut_slice().into()));
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn a_bulk_transfer_loses_packets_of_its_class() {
             let bulk = of_class(Normal, OUTSIDE, client(2), 1280);
             let mut batch = Batch::default();
             for _ in 0..800 {
-                peer.queue.producer(clock::now()).push(&bulk);
+                peer.queue.producer(clock::now()).push(&bulk, Offload::NONE);
                 peer.queue.drain_into(clock::now(), &mut batch, Allowance::unlimited(1 << 20));
             }
             let losses = [
@@ -164,7 +165,7 @@ fn what_a_client_sends_is_dropped_in_its_class() {
                 let absent = if client_to_client { DropReason::NoRoute } else { DropReason::ClientToClient };
                 losses.extend(among(absent));
                 for (.., packet) in &losses {
-                    port.deliver(&mut packet.clone());
+                    port.deliver(packet.clone().as_mut_slice().into());
                 }
                 assert_drops(&sender.traffic.snapshot().drops, &losses);
                 if client_to_client {
@@ -172,7 +173,7 @@ fn what_a_client_sends_is_dropped_in_its_class() {
                     let too_big = [High, Normal]
                         .map(|class| (class, DropReason::TooBig, of_class(class, own, client(3), 1400)));
                     for (.., packet) in &too_big {
-                        port.deliver(&mut packet.clone());
+                        port.deliver(packet.clone().as_mut_slice().into());
                     }
                     assert_drops(&other.traffic.snapshot().drops, &too_big);
                     losses.extend(too_big);
@@ -194,11 +195,11 @@ fn what_waits_when_a_session_ends_is_counted_once() {
             let mut losses = Vec::new();
             for class in [High, Normal, Normal] {
                 let down = of_class(class, OUTSIDE, client(2), 1000);
-                peer.queue.producer(clock::now()).push(&down);
+                peer.queue.producer(clock::now()).push(&down, Offload::NONE);
                 losses.push((class, DropReason::NotConnected, down));
                 // Nobody releases it.
                 let up = of_class(class, client(2), OUTSIDE, 900);
-                port.deliver(&mut up.clone());
+                port.deliver(up.clone().as_mut_slice().into());
                 losses.push((class, DropReason::RateLimit, up));
             }
             assert_drops(&hub.totals().drops, &[]);
@@ -208,7 +209,7 @@ fn what_waits_when_a_session_ends_is_counted_once() {
             assert_drops(&peer.traffic.snapshot().drops, &losses);
             // A task that still holds the peer finds it closed.
             let late = of_class(Normal, OUTSIDE, client(2), 800);
-            peer.queue.producer(clock::now()).push(&late);
+            peer.queue.producer(clock::now()).push(&late, Offload::NONE);
             losses.push((Normal, DropReason::NotConnected, late));
             assert_drops(&peer.traffic.snapshot().drops, &losses);
         });
