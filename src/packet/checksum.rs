@@ -44,12 +44,12 @@ impl Sum {
 }
 
 /// The one's complement sum of the 16-bit words.
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    // Folded below 2^16 just now.
-    sum as u16
+fn fold(sum: u64) -> u16 {
+    // Below 2^33, 2^18, 2^16 + 3 and 2^16, without a branch.
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 /// The checksum after a word of what it covers changed from `old` to `new` (RFC 1624, equation 3).
@@ -75,7 +75,36 @@ mod tests {
         assert_eq!(updated(0xdd2f, 0x5555, 0x3285), 0x0000);
     }
 
+    /// Word by word.
+    fn plain(bytes: &[u8]) -> u16 {
+        bytes.chunks(2).fold(0, |sum: u16, word| {
+            let word = u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]);
+            let (sum, carry) = sum.overflowing_add(word);
+            sum + u16::from(carry)
+        })
+    }
+
+    #[test]
+    fn no_carry_of_the_longest_packets_is_lost() {
+        for length in [65_535, 65_536, 1 << 20] {
+            let sum = Sum::default().add(&vec![0xff; length]);
+            assert_eq!(sum.partial(), plain(&vec![0xff; length]), "{length}");
+            assert_eq!(sum.add_length(0x0001_2345).subtract_length(0x0001_2345).partial(), sum.partial());
+        }
+    }
+
     proptest! {
+        #[test]
+        fn agrees_with_a_plain_sum(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2000), length in 0..100_000_usize,
+        ) {
+            prop_assert_eq!(Sum::default().add(&bytes).partial(), plain(&bytes));
+            let words = u32::try_from(length).unwrap().to_be_bytes();
+            prop_assert_eq!(Sum::default().add_length(length).partial(), plain(&words));
+            let zero = Sum::default().add_length(length).subtract_length(length).partial();
+            prop_assert!(zero == 0xffff);
+        }
+
         #[test]
         fn parts_and_updates_agree_with_the_whole(
             mut bytes in proptest::collection::vec(any::<u8>(), 8..200), word in 0..4_usize, new: u16,

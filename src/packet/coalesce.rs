@@ -265,3 +265,6 @@ fn extend(buffer: &mut Vec<u8>, bytes: &[u8]) {
     }
     buffer.extend_from_slice(bytes);
 }
+
+#[cfg(test)]
+mod tests;

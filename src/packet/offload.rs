@@ -264,3 +264,217 @@ fn transport_header_len(is_tcp: bool, transport: &[u8]) -> Option<usize> {
     };
     (length <= transport.len()).then_some(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::ip::tests::{v4, v6};
+
+    /// A TCP header of `words` words and `payload` bytes.
+    fn tcp(words: u8, payload: usize) -> Vec<u8> {
+        let mut bytes = vec![0; usize::from(words) * 4 + payload];
+        bytes[12] = words << 4;
+        bytes
+    }
+
+    fn over_v4(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        v4([10, 8, 0, 2], [192, 0, 2, 1], protocol, payload)
+    }
+
+    fn over_v6(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        v6("fd00::2", "2001:db8::1", protocol, payload)
+    }
+
+    fn fits(bytes: &[u8], offload: Offload, mtu: u16) -> bool {
+        let outcome = offload.check(&IpPacket::parse(bytes).unwrap(), mtu);
+        assert!(matches!(outcome, Ok(()) | Err(DropReason::OffloadInvalid)), "{outcome:?}");
+        outcome.is_ok()
+    }
+
+    #[test]
+    fn the_wire_has_it_big_endian() {
+        let offload =
+            Offload { flags: 1, gso_type: 4, hdr_len: 60, gso_size: 1360, csum_start: 40, csum_offset: 16 };
+        assert_eq!(offload, Offload::tcp(true, false, 40, 60, 1360));
+        assert_eq!(offload.to_wire(), [1, 4, 0, 60, 5, 80, 0, 40, 0, 16]);
+        if cfg!(target_endian = "little") {
+            assert_eq!(offload.to_kernel(), [1, 4, 60, 0, 80, 5, 40, 0, 16, 0]);
+        }
+        assert_eq!(Offload::NONE.to_wire(), [0; OFFLOAD_LEN]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(bytes: [u8; OFFLOAD_LEN]) {
+            prop_assert_eq!(Offload::from_wire(bytes).to_wire(), bytes);
+            prop_assert_eq!(Offload::from_kernel(bytes).to_kernel(), bytes);
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(
+            wire: [u8; OFFLOAD_LEN], bytes in proptest::collection::vec(any::<u8>(), 0..100), mtu: u16,
+        ) {
+            let offload = Offload::from_wire(wire);
+            prop_assert!(offload.segments(bytes.len()) >= 1);
+            prop_assert!(offload.size(bytes.len()).bytes >= bytes.len() as u64);
+            offload.normalised(&bytes);
+            for bytes in [over_v4(bytes.first().copied().unwrap_or(6), &bytes), over_v6(17, &bytes)] {
+                let packet = IpPacket::parse(&bytes).unwrap();
+                let _ = offload.check(&packet, mtu);
+                let _ = offload.normalised(&bytes).check(&packet, mtu);
+            }
+        }
+    }
+
+    #[test]
+    fn a_super_packet_counts_as_its_segments() {
+        let offload = Offload::tcp(false, true, 20, 40, 1000);
+        let size = |length| {
+            let Size { packets, bytes } = offload.size(length);
+            assert_eq!(packets, offload.segments(length) as u64);
+            (packets, bytes)
+        };
+        assert_eq!(size(41), (1, 41));
+        assert_eq!(size(1040), (1, 1040));
+        assert_eq!(size(1041), (2, 1041 + 40));
+        assert_eq!(size(2040), (2, 2040 + 40));
+        assert_eq!(size(3000), (3, 3000 + 80));
+        assert_eq!(offload.segment_len(), Some(1040));
+        for single in [Offload::NONE, Offload::checksum_only(20, 16)] {
+            assert_eq!((single.segments(60_000), single.segment_len()), (1, None));
+            assert_eq!(single.size(60_000), Size { packets: 1, bytes: 60_000 });
+        }
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let kinds = [
+            (Offload::NONE, true, false, false, false),
+            (Offload::checksum_only(20, 6), false, false, true, false),
+            (Offload::tcp(false, false, 20, 40, 1), false, true, true, true),
+            (Offload::tcp(false, true, 20, 40, 1), false, true, true, true),
+            (Offload::tcp(true, true, 40, 60, 1), false, true, true, true),
+            (Offload::udp(20, 1), false, true, true, false),
+        ];
+        for (offload, none, super_packet, checksum, tcp) in kinds {
+            assert_eq!((offload.is_none(), offload.is_super()), (none, super_packet), "{offload:?}");
+            assert_eq!((offload.needs_checksum(), offload.is_tcp()), (checksum, tcp), "{offload:?}");
+        }
+        assert_eq!(Offload::udp(40, 9).hdr_len, 48);
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_normalised() {
+        let packet = over_v4(TCP, &tcp(8, 500));
+        let expected = Offload::tcp(false, false, 20, 52, 100);
+        // Other flags («data is valid») and a header length that is only a hint.
+        let said = Offload { flags: 3, hdr_len: 0, ..expected };
+        assert_eq!(said.normalised(&packet), expected);
+        let datagrams = Offload { hdr_len: 99, flags: 9, ..Offload::udp(20, 100) };
+        assert_eq!(datagrams.normalised(&packet), Offload::udp(20, 100));
+        // Sizes without a super-packet, and places without a checksum, mean nothing.
+        let partial = Offload { hdr_len: 4, gso_size: 5, ..Offload::checksum_only(20, 16) };
+        assert_eq!(partial.normalised(&packet), Offload::checksum_only(20, 16));
+        let valid = Offload { flags: 2, csum_start: 7, csum_offset: 8, hdr_len: 9, ..Offload::NONE };
+        assert!(valid.normalised(&packet).is_none());
+        // Nonsense stays such.
+        let bare = Offload { flags: 0, ..expected }.normalised(&packet);
+        assert!(!fits(&packet, bare, 1420));
+        for start in [0, 521, 552, 60_000] {
+            let lost = Offload { csum_start: start, ..expected }.normalised(&packet);
+            assert!(!fits(&packet, lost, 1420), "{start}");
+        }
+    }
+
+    #[test]
+    fn a_super_packet_fits_in_every_respect_or_not_at_all() {
+        let (four, six) = (over_v4(TCP, &tcp(5, 3000)), over_v6(TCP, &tcp(8, 3000)));
+        let (udp4, udp6) = (over_v4(UDP, &[0; 3008]), over_v6(UDP, &[0; 3008]));
+        let good = Offload::tcp(false, false, 20, 40, 1380);
+        assert!(fits(&four, good, 1420));
+        assert!(fits(&four, Offload { gso_type: 0x81, ..good }, 1420));
+        for gso_type in [4, 0x84] {
+            assert!(fits(&six, Offload { gso_type, ..Offload::tcp(true, false, 40, 72, 1348) }, 1420));
+        }
+        assert!(fits(&udp4, Offload::udp(20, 1392), 1420));
+        assert!(fits(&udp6, Offload::udp(40, 1372), 1420));
+
+        for (what, offload) in [
+            ("no flag", Offload { flags: 0, ..good }),
+            ("another flag", Offload { flags: 2, ..good }),
+            ("one flag more", Offload { flags: 3, ..good }),
+            ("the other family", Offload { gso_type: 4, ..good }),
+            ("UFO", Offload { gso_type: 3, ..good }),
+            ("UDP", Offload { gso_type: 5, csum_offset: 6, hdr_len: 28, ..good }),
+            ("ECN alone", Offload { gso_type: 0x80, ..good }),
+            ("an unknown type", Offload { gso_type: 2, ..good }),
+            ("the offset of UDP", Offload { csum_offset: 6, ..good }),
+            ("a start before the header", Offload { csum_start: 16, ..good }),
+            ("a start behind the header", Offload { csum_start: 24, hdr_len: 44, ..good }),
+            ("a start beyond the packet", Offload { csum_start: 4000, ..good }),
+            ("a shorter header", Offload { hdr_len: 36, ..good }),
+            ("a longer header", Offload { hdr_len: 44, ..good }),
+            ("segments of nothing", Offload { gso_size: 0, ..good }),
+            ("segments over the MTU", Offload { gso_size: 1381, ..good }),
+            ("too many segments", Offload { gso_size: 5, ..good }),
+        ] {
+            assert!(!fits(&four, offload, 1420), "{what}");
+        }
+        assert!(fits(&four, Offload { gso_size: 6, ..good }, 1420), "500 segments");
+        assert!(!fits(&udp4, Offload { gso_type: 0x85, ..Offload::udp(20, 1000) }, 1420), "UDP with ECN");
+        assert!(!fits(&six, Offload { gso_type: 1, ..Offload::tcp(true, false, 40, 72, 1348) }, 1420));
+    }
+
+    #[test]
+    fn a_super_packet_is_plain_and_has_a_payload() {
+        let good = Offload::tcp(false, false, 20, 40, 100);
+        let mut packet = over_v4(TCP, &tcp(5, 3000));
+        for (high, low, whole) in [(0x40, 0, true), (0x20, 0, false), (0, 1, false), (0x1f, 0, false)] {
+            (packet[6], packet[7]) = (high, low);
+            assert_eq!(fits(&packet, good, 1420), whole, "{high} {low}");
+        }
+        assert!(!fits(&over_v4(TCP, &tcp(5, 0)), good, 1420), "no payload");
+        assert!(fits(&over_v4(TCP, &tcp(5, 1)), good, 1420), "one byte");
+        assert!(
+            !fits(&over_v4(TCP, &tcp(4, 3000)), Offload { hdr_len: 36, ..good }, 1420),
+            "a short TCP header"
+        );
+        assert!(!fits(&over_v4(TCP, &tcp(8, 0)[..30]), Offload { hdr_len: 52, ..good }, 1420), "a cut one");
+        assert!(!fits(&over_v4(UDP, &[0; 7]), Offload::udp(20, 100), 1420), "a cut UDP header");
+        let extended = over_v6(0, &[&[TCP, 0, 0, 0, 0, 0, 0, 0][..], &tcp(5, 300)].concat());
+        for start in [40, 48] {
+            assert!(!fits(&extended, Offload::tcp(true, false, start, start + 20, 100), 1420), "extensions");
+        }
+        let mut options = over_v4(TCP, &[&[1; 4][..], &tcp(5, 300)].concat());
+        options[0] = 0x46;
+        assert!(fits(&options, Offload { csum_start: 24, hdr_len: 44, ..good }, 1420), "options");
+        assert!(!fits(&options, good, 1420));
+    }
+
+    #[test]
+    fn a_checksum_is_within_the_packet_and_behind_its_header() {
+        let packet = over_v4(UDP, &[0; 100]);
+        let good = Offload::checksum_only(20, 6);
+        assert!(fits(&packet, good, 120));
+        assert!(fits(&packet, Offload::checksum_only(20, 98), 120));
+        assert!(fits(&packet, Offload::checksum_only(118, 0), 120));
+        for (what, offload) in [
+            ("in the header", Offload::checksum_only(19, 6)),
+            ("beyond the end", Offload::checksum_only(20, 99)),
+            ("a start beyond the end", Offload::checksum_only(119, 0)),
+            ("far away", Offload::checksum_only(u16::MAX, u16::MAX)),
+            ("a segment's size", Offload { gso_size: 1, ..good }),
+            ("a header's length", Offload { hdr_len: 28, ..good }),
+            ("another flag", Offload { flags: 3, ..good }),
+            ("no flag", Offload { flags: 0, ..good }),
+        ] {
+            assert!(!fits(&packet, offload, 120), "{what}");
+        }
+        assert!(!fits(&packet, good, 119), "over the MTU");
+        let packet = IpPacket::parse(&packet).unwrap();
+        assert_eq!(Offload::NONE.check(&packet, 120), Ok(()));
+        assert_eq!(Offload::NONE.check(&packet, 119), Err(DropReason::Malformed));
+    }
+}
