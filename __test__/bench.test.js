@@ -95,7 +95,7 @@ describe('what was measured', () => {
 |---|---|---|
 | seal/64 | 200 | 0.32 GB |
 
-- round 2, other & <co>, tcp-1: it did not answer
+- round 2, other & <co>, tcp-1: it did not answer: at all
 `,
     );
     assert.match(tables(ROWS, { maxLoad: 0.01 }), /\| 20,000 \| 1,000 \| 500 \|/);

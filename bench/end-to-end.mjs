@@ -66,7 +66,7 @@ async function measure(peer, { measure: measureCase }, seconds, hold) {
     await tunnel.close();
     return { metrics, load_before: before };
   } catch (error) {
-    return { error: error.message };
+    return { error: [error.message, ...(site?.lastWords() ?? [])].join('\n') };
   } finally {
     hold(null);
     await site?.close();

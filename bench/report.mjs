@@ -2,7 +2,7 @@
 /**
  * Prints rows as Markdown: medians, and beside them the median of the per-round ratios to a base.
  *
- *     node bench/report.mjs ROWS.jsonl… [--base ocserv] [--max-load 0.05]
+ *     node bench/report.mjs ROWS.jsonl [--base ocserv] [--max-load 0.05]
  *
  * With `--max-load`, only what was measured while no more than that share of all CPUs was busy just before.
  */
@@ -58,7 +58,8 @@ function failures(rows) {
   return rows
     .filter(({ error }) => error)
     .map(
-      ({ round, peer, case: name, error }) => `- round ${round}, ${peer}, ${name}: ${error.split('\n', 1)}\n`,
+      ({ round, peer, case: name, error }) =>
+        `- round ${round}, ${peer}, ${name}: ${error.split('\n', 2).join(': ')}\n`,
     )
     .join('');
 }
@@ -73,10 +74,18 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     allowPositionals: true,
     options: { base: { type: 'string' }, 'max-load': { type: 'string', default: 'Infinity' } },
   });
+  const [file] = positionals;
+  const { base } = values;
   const maxLoad = Number(values['max-load']);
-  if (positionals.length === 0 || Number.isNaN(maxLoad)) {
-    console.error('Usage: node bench/report.mjs ROWS.jsonl… [--base PEER] [--max-load 0.05]');
+  if (positionals.length !== 1 || Number.isNaN(maxLoad)) {
+    console.error('Usage: node bench/report.mjs ROWS.jsonl [--base PEER] [--max-load 0.05]');
     process.exit(2);
   }
-  console.log(tables(readRows(...positionals), { base: values.base, maxLoad }));
+  const rows = readRows(file);
+  const peers = peersOf(rows, []);
+  if (base !== undefined && !peers.includes(base)) {
+    console.error(`${file} has rows of ${peers.join(', ')}; --base must be one of them, not "${base}".`);
+    process.exit(2);
+  }
+  console.log(tables(rows, { base, maxLoad }));
 }

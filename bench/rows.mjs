@@ -25,14 +25,12 @@ export function describeMachine() {
   };
 }
 
-/** @param {string[]} files of JSON lines */
-export function readRows(...files) {
-  return files.flatMap((file) =>
-    readFileSync(file, 'utf8')
-      .split('\n')
-      .filter(Boolean)
-      .map((line) => JSON.parse(line)),
-  );
+/** @param {string} file of JSON lines */
+export function readRows(file) {
+  return readFileSync(file, 'utf8')
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
 }
 
 /** The values of one metric, by peer, and in each by round. */

@@ -8,7 +8,8 @@
  * No namespace has a name and no file lies outside of them, so that they vanish with what runs in them.
  */
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { createAuthority } from '../scripts/certificates.mjs';
@@ -45,7 +46,7 @@ const certificates = {
   client: authority.issue(['client'], { client: true }),
 };
 
-/** @typedef {{ pid: number, child: import('node:child_process').ChildProcess, tail(): string, ended(): boolean }} Program */
+/** @typedef {{ name: string, pid: number, child: import('node:child_process').ChildProcess, tail(): string, ended(): boolean }} Program */
 
 /**
  * @typedef {object} Tunnel
@@ -63,6 +64,7 @@ export class Site {
   clientStarted = null;
 
   #lab;
+  #programs = [];
 
   static async open() {
     const site = new Site();
@@ -144,29 +146,37 @@ export class Site {
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding('utf8').on('data', (text) => (tail = (tail + text).slice(-TAIL_CHARS)));
     }
-    return {
+    const program = {
+      name: basename(argv[0]),
       pid: child.pid,
       child,
       tail: () => tail.trim(),
       ended: () => child.exitCode !== null || child.signalCode !== null,
     };
+    this.#programs.push(program);
+    return program;
+  }
+
+  /** The end of what each program has printed that has printed anything. */
+  lastWords() {
+    return this.#programs.map(({ tail }) => tail()).filter(Boolean);
   }
 
   /** Resolves when a program listens. */
   async listens(host, program, protocol, port) {
     const wanted = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+    // Without IPv6 there is no table of it.
+    const tables = [protocol, `${protocol}6`]
+      .map((table) => `/proc/${host.pid}/net/${table}`)
+      .filter((path) => existsSync(path));
     const isThere = () =>
-      [protocol, `${protocol}6`].some((table) =>
-        readFileSync(`/proc/${host.pid}/net/${table}`, 'utf8')
-          .split('\n')
-          .map((line) => line.trim().split(/\s+/))
-          .some(([, local, , state]) => local?.endsWith(wanted) && (protocol === 'udp' || state === '0A')),
-      );
+      tables
+        .flatMap((path) => readFileSync(path, 'utf8').split('\n'))
+        .map((line) => line.trim().split(/\s+/))
+        .some(([, local, , state]) => local?.endsWith(wanted) && (protocol === 'udp' || state === '0A'));
     for (const end = performance.now() + START_TIMEOUT_MS; !isThere(); await sleep(5)) {
       if (program.ended() || performance.now() > end) {
-        throw new Error(
-          `${program.child.spawnargs.at(-1)} does not serve ${protocol} ${port}: ${program.tail()}`,
-        );
+        throw new Error(`${program.name} does not serve ${protocol} ${port}`);
       }
     }
   }
