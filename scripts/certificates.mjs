@@ -13,6 +13,7 @@ const DAY_MS = 86_400_000;
  * @typedef {object} Validity
  * @property {Date} [notBefore] default: a day ago
  * @property {Date} [notAfter] default: in 30 days
+ * @property {boolean} [client] whether a certificate serves a client as well
  */
 
 /**
@@ -41,7 +42,7 @@ export function createAuthority(name = 'smartvpn test authority', validity = {})
       const leaf = generateKeyPairSync('ec', { namedCurve: 'prime256v1' });
       const extensions = [
         extension('2.5.29.15', bitString([0x80], 7), { critical: true }), // keyUsage: digitalSignature
-        extension('2.5.29.37', sequence(oid('1.3.6.1.5.5.7.3.1'))), // extKeyUsage: serverAuth
+        extension('2.5.29.37', sequence(...(lifetime.client ? [SERVER_AUTH, CLIENT_AUTH] : [SERVER_AUTH]))), // extKeyUsage
         extension('2.5.29.17', sequence(...names.map(alternativeName))), // subjectAltName
         extension('2.5.29.14', octetString(keyId(leaf.publicKey))),
         extension('2.5.29.35', sequence(tlv(0x80, caId))), // authorityKeyIdentifier
@@ -117,6 +118,8 @@ function pem(der) {
 // -- DER (X.690) ----------------------------------------------------------------------------------
 
 const BOOLEAN_TRUE = Buffer.from([0x01, 0x01, 0xff]);
+const SERVER_AUTH = oid('1.3.6.1.5.5.7.3.1');
+const CLIENT_AUTH = oid('1.3.6.1.5.5.7.3.2');
 
 function tlv(tag, value) {
   const content = Buffer.from(value);
