@@ -212,3 +212,6 @@ impl<S: fmt::Debug> fmt::Debug for TlsStream<S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

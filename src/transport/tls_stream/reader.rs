@@ -89,6 +89,11 @@ impl Reader {
         self.input.capacity() + self.leftover.capacity() + self.handshake.capacity()
     }
 
+    #[cfg(test)]
+    pub(super) fn opener(&mut self) -> &mut Opener {
+        &mut self.opener
+    }
+
     /// Remembers the failure for all later reads.
     pub(super) fn fail(&mut self, error: Error) {
         self.reading = Reading::Failed(error);

@@ -160,6 +160,16 @@ impl Sealer {
         self.protection.sequence >= self.limit.saturating_sub(1)
     }
 
+    #[cfg(test)]
+    pub(super) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    #[cfg(test)]
+    pub(super) fn sequence(&self) -> u64 {
+        self.protection.sequence
+    }
+
     /// Whether its keys can be changed.
     pub(super) fn can_rekey(&self) -> bool {
         self.version == ProtocolVersion::TLSv1_3
@@ -233,9 +243,14 @@ impl Opener {
         self.version == ProtocolVersion::TLSv1_3
     }
 
-    /// How much a whole record needs to be opened: its content and what hides behind that.
+    /// How much a whole record needs to be opened: its content and what hides behind that. Those that
+    /// are not protected are refused.
     pub(super) fn room(&self, record: &[u8]) -> Result<usize, Error> {
         let layout = self.protection.layout;
+        let outer = record.first().map_or(ContentType::Unknown(0), |&kind| kind.into());
+        if layout == Layout::Tls13 && outer != ContentType::ApplicationData {
+            return Err(unexpected(outer));
+        }
         let around = HEADER + layout.explicit_nonce() + TAG;
         record.len().checked_sub(around).ok_or(Error::DecryptError)
     }
@@ -247,9 +262,6 @@ impl Opener {
         let layout = protection.layout;
         let (header, body) = record.split_first_chunk::<HEADER>().ok_or(Error::DecryptError)?;
         let outer = ContentType::from(header[0]);
-        if layout == Layout::Tls13 && outer != ContentType::ApplicationData {
-            return Err(unexpected(outer));
-        }
         let (explicit, body) = body.split_at_checked(layout.explicit_nonce()).ok_or(Error::DecryptError)?;
         let (ciphertext, tag) = body.split_last_chunk::<TAG>().ok_or(Error::DecryptError)?;
 
