@@ -155,6 +155,16 @@ impl Reader {
             Reading::Closed => return Ok(Progress::Closed),
             Reading::Failed(error) => return Err(error.clone()),
         }
+        self.open(kernel, out, has_some)
+    }
+
+    /// Opens the next record and does what it says.
+    fn open(
+        &mut self,
+        kernel: &mut Kernel,
+        out: &mut ReadBuf<'_>,
+        has_some: bool,
+    ) -> Result<Progress, Error> {
         let Some(record) = record::first(self.input.bytes())? else { return Ok(Progress::Starved) };
         let length = self.opener.room(record)?;
         let fits = length <= out.remaining();

@@ -12,7 +12,7 @@ fn tls_error(error: &io::Error) -> Error {
 
 /// What reading leads to that brings no data.
 async fn failure(ours: &mut Ours) -> Error {
-    let error = ours.read(&mut [0; 20_000]).await.unwrap_err();
+    let error = ours.read(&mut vec![0; 20_000]).await.unwrap_err();
     let first = tls_error(&error);
     // And it stays so.
     assert_eq!(tls_error(&ours.read(&mut [0; 9]).await.unwrap_err()), first);
@@ -93,7 +93,7 @@ async fn no_bit_of_a_record_may_change() {
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            let mut room = vec![0xAA; 30];
+            let mut room = [0xAA; 30];
             let Ok(Some(bad)) = record::first(&bad) else { continue };
             let Ok(length) = server.reader.opener().room(bad) else { continue };
             assert!(length <= room.len());
