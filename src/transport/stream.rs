@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::TlsStream;
 
+use super::TlsStream;
 use super::paced::{PacedTcp, Quantum};
 
 /// A connected TCP stream, with TLS or (behind a proxy that ends TLS) without.
@@ -23,7 +23,14 @@ impl Stream {
     pub fn quantum(&self) -> Quantum {
         match self {
             Self::Plain(stream) => stream.quantum(),
-            Self::Tls(stream) => stream.get_ref().0.quantum(),
+            Self::Tls(stream) => stream.io().quantum(),
+        }
+    }
+
+    /// Gives back what buffers there are; for a connection that has gone idle.
+    pub(super) fn shrink(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.shrink();
         }
     }
 }

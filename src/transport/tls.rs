@@ -12,14 +12,10 @@ use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_platform_verifier::BuilderVerifierExt;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::Stream;
 use super::error::{PemFault, TlsConfigError};
 use super::paced::PacedTcp;
-
-/// What TLS may hold of ours, in bytes, while the peer does not read: four full records, one system call.
-const TLS_BUFFER_LIMIT: usize = 64 * 1024;
+use super::{Stream, TlsStream};
 
 /// How many sessions a client remembers, to skip the server's certificates when it reconnects.
 const REMEMBERED_SESSIONS: usize = 4;
@@ -50,13 +46,12 @@ impl ServerTls {
         // memory for each client. Sessions are resumed above, where it brings their address back.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        config.enable_secret_extraction = true;
         Ok(Self(Arc::new(config)))
     }
 
     pub(super) async fn accept(&self, tcp: PacedTcp) -> io::Result<Stream> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.0));
-        let stream = acceptor.accept_with(tcp, |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT))).await?;
-        Ok(Stream::Tls(Box::new(stream.into())))
+        Ok(Stream::Tls(Box::new(TlsStream::accept(Arc::clone(&self.0), tcp).await?)))
     }
 }
 
@@ -94,14 +89,12 @@ impl ClientTls {
     fn new(mut config: ClientConfig) -> Self {
         config.alpn_protocols = alpn();
         config.resumption = Resumption::in_memory_sessions(REMEMBERED_SESSIONS);
+        config.enable_secret_extraction = true;
         Self(Arc::new(config))
     }
 
     pub(super) async fn connect(&self, tcp: PacedTcp, server: ServerName<'static>) -> io::Result<Stream> {
-        let connector = TlsConnector::from(Arc::clone(&self.0));
-        let stream =
-            connector.connect_with(server, tcp, |tls| tls.set_buffer_limit(Some(TLS_BUFFER_LIMIT))).await?;
-        Ok(Stream::Tls(Box::new(stream.into())))
+        Ok(Stream::Tls(Box::new(TlsStream::connect(Arc::clone(&self.0), server, tcp).await?)))
     }
 }
 

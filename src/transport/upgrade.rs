@@ -81,7 +81,7 @@ pub async fn upgrade(
         Ok(upgrade) => {
             within(deadline, write(&mut stream, upgrade.answer.as_bytes())).await?;
             Ok(Upgraded {
-                websocket: WebSocket::server(stream, head.leftover()),
+                websocket: WebSocket::server(stream, head.leftover()).shrinking_stream(),
                 forwarded_for: upgrade.forwarded_for,
                 offered_protocol: upgrade.offered_protocol,
             })

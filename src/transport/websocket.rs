@@ -51,6 +51,8 @@ enum Reading {
 /// is left to do.
 pub struct WebSocket<S> {
     stream: S,
+    /// What [`Self::shrink`] does to the stream.
+    shrink_stream: fn(&mut S),
     role: Role,
     assembly: Assembly,
     reading: Reading,
@@ -66,6 +68,11 @@ pub struct WebSocket<S> {
 }
 
 impl WebSocket<Stream> {
+    /// Lets [`Self::shrink`] reach TLS.
+    pub(super) fn shrinking_stream(self) -> Self {
+        Self { shrink_stream: Stream::shrink, ..self }
+    }
+
     /// What shows the connection's path to the wire for as long as the guard is there. It must be
     /// dropped before the connection is, which would stay open otherwise.
     pub fn wire(&self) -> io::Result<(Arc<Wire>, WireGuard)> {
@@ -88,6 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     fn new(stream: S, role: Role, leftover: &[u8]) -> Self {
         Self {
             stream,
+            shrink_stream: |_| {},
             role,
             assembly: Assembly::new(role, HANDSHAKE_MESSAGE_LIMIT, leftover),
             reading: Reading::Open,
@@ -249,6 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         if self.out.is_empty() {
             self.out = Vec::new();
         }
+        (self.shrink_stream)(&mut self.stream);
     }
 
     /// Bytes held by the buffers here; TLS and the kernel have their own.

@@ -75,12 +75,7 @@ impl Wire {
     pub(super) fn of(stream: &Stream, role: Role) -> io::Result<(Arc<Self>, WireGuard)> {
         let (tcp, tls_record) = match stream {
             Stream::Plain(tcp) => (tcp, None),
-            Stream::Tls(tls) => {
-                let (tcp, tls) = tls.get_ref();
-                // Known since the handshake, which is over.
-                let negotiated = tls.protocol_version().zip(tls.negotiated_cipher_suite());
-                (tcp, negotiated.map(|(version, suite)| record_cost(version, suite.suite())))
-            }
+            Stream::Tls(tls) => (tls.io(), Some(record_cost(tls.protocol_version(), tls.cipher_suite()))),
         };
         let ip = if tcp.peer_addr()?.is_ipv6() { IPV6_HEADER } else { IPV4_HEADER };
         let socket = Mutex::new(Some(tcp.as_fd().try_clone_to_owned()?));
