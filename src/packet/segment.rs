@@ -314,7 +314,7 @@ pub(super) mod tests {
         ] {
             assert_eq!(segments(&mut packet.clone(), offload), std::slice::from_ref(&packet), "{offload:?}");
         }
-        assert_eq!(segments(&mut [], Offload::udp(20, 10)), [[]]);
+        assert_eq!(segments(&mut [], Offload::udp(20, 10)), [Vec::<u8>::new()]);
     }
 
     fn segments(packet: &mut [u8], offload: Offload) -> Vec<Vec<u8>> {
