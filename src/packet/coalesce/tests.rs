@@ -468,8 +468,10 @@ fn with_fault(packet: Vec<u8>, fault: Fault) -> Written {
         Fault::None => {}
         Fault::Flip(at, bit) => packet[at % length] ^= 1 << bit,
         Fault::Change(at, bit) => {
+            let version = packet[0] >> 4;
             packet[at % length.min(80)] ^= 1 << bit;
-            if matches!(packet[0], 0x45 | 0x60..0x70) {
+            // As another version's packet, it may be too short for its headers.
+            if packet[0] >> 4 == version && matches!(packet[0], 0x45 | 0x60..0x70) {
                 mend(&mut packet);
             }
         }
