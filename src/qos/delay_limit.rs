@@ -173,27 +173,39 @@ fn carried(rate: u64, min_rtt: Duration) -> f64 {
 }
 
 /// The rate at which the path delivers while data waits, in its queue or, as the congestion control holds
-/// it back, here. Otherwise it delivers what it is given, which says nothing of what it could; that is why the kernel's own figure, which does not know of this
-/// limit, is of no use here.
+/// it back, here. Otherwise it delivers what it is given, which only says that it can do as much; that is why
+/// the kernel's own figure, which does not know of this limit, is of no use here.
 #[derive(Debug, Default)]
 struct DeliveryRate {
-    /// Since when, and since what count, deliveries are counted.
-    counted: Option<(Instant, u64)>,
+    counted: Option<Count>,
     latest: MaxRate,
+}
+
+/// Deliveries are counted from here on.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    since: Instant,
+    delivered: u64,
+    /// Data has waited at each look.
+    is_busy: bool,
 }
 
 impl DeliveryRate {
     fn observe(&mut self, now: Instant, path: &PathSample, is_busy: bool) -> u64 {
-        let Some((since, count)) = self.counted.filter(|_| is_busy) else {
-            self.counted = Some((now, path.delivered));
-            return self.or_guessed(path);
-        };
-        let elapsed = now.saturating_duration_since(since);
+        let begin = Count { since: now, delivered: path.delivered, is_busy: true };
+        let count = self.counted.get_or_insert(begin);
+        count.is_busy &= is_busy;
+        let elapsed = now.saturating_duration_since(count.since);
         if elapsed >= RATE_INTERVAL {
-            let delivered = path.delivered.saturating_sub(count);
-            let memory = RATE_MEMORY_MIN.max(path.rtt * RATE_MEMORY_ROUNDS);
-            self.latest.observe(now, (delivered as f64 / elapsed.as_secs_f64()) as u64, memory);
-            self.counted = Some((now, path.delivered));
+            let delivered = path.delivered.saturating_sub(count.delivered);
+            let rate = (delivered as f64 / elapsed.as_secs_f64()) as u64;
+            // What was counted once, on a path that has become faster, must not hold for ever only because
+            // data does not wait any more.
+            if count.is_busy || rate > self.latest.best() && self.latest.best() > 0 {
+                let memory = RATE_MEMORY_MIN.max(path.rtt * RATE_MEMORY_ROUNDS);
+                self.latest.observe(now, rate, memory);
+            }
+            self.counted = Some(begin);
         }
         self.or_guessed(path)
     }
