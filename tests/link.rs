@@ -15,7 +15,7 @@ use smartvpn::codec::hello::{Accepted, ClientHello, Features};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::engine::{End, Link, Order, Port};
 use smartvpn::packet::{Offload, Record};
-use smartvpn::qos::{FlowHasher, PacketQueue, QUEUE_BYTES};
+use smartvpn::qos::{FlowHasher, PacketQueue};
 use smartvpn::session::{
     ClientParams, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session, client,
 };
@@ -198,7 +198,7 @@ async fn a_peer_that_does_not_read_does_not_stop_what_it_sends() {
     let (wrote, ()) = tokio::join!(writing, only_server);
     assert!(wrote.is_ok());
     assert_eq!(server.seen.packets.lock().unwrap().as_slice(), [packet(7)]);
-    assert!(server.queue.held_bytes() <= QUEUE_BYTES);
+    assert!(server.queue.held_bytes() <= server.queue.limit_bytes());
 }
 
 #[tokio::test]

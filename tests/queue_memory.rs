@@ -112,6 +112,6 @@ fn no_traffic_makes_it_hold_a_mebibyte() {
     assert!(held.bytes_max < 1024 * 1024 - 80 * 1024, "{} bytes", held.bytes_max);
     queue.discard(DropReason::Stale);
     queue.drain_into(now, &mut batch, Allowance::unlimited(0));
-    (0..3).for_each(|_| queue.trim());
+    (0..3).for_each(|_| queue.trim(now));
     assert_eq!(queue.memory_bytes(), 0);
 }

@@ -248,7 +248,7 @@ where
         if session.is_some_and(|deadline| deadline <= now) {
             self.armed = None;
             self.session.handle_timeout(now, &mut rand::rng());
-            self.rest();
+            self.rest(now);
             return true;
         }
         let (to_peer, from_port) = self.tokens_at;
@@ -265,8 +265,8 @@ where
     }
 
     /// Gives back memory that traffic no longer needs, at the slow pace of keepalives.
-    fn rest(&mut self) {
-        self.queue.trim();
+    fn rest(&mut self, now: Instant) {
+        self.queue.trim(now);
         self.port.rest();
         self.websocket.shrink();
     }

@@ -20,8 +20,9 @@ use std::sync::Arc;
 use super::buffers::{FreeBuffers, capacity_for};
 use super::codel::Limits;
 use super::flow_queues::{Flows, List, Rank};
+use super::pace::Pace;
 use super::packets::{Packets, Waiting};
-use super::room::{HighExcess, QUEUE_BYTES, QUEUE_PACKETS};
+use super::room::{HighExcess, QUEUE_PACKETS};
 use crate::packet::{Offload, Split, split_front};
 use crate::telemetry::{DropReason, Priority, Size, Traffic};
 
@@ -38,6 +39,9 @@ pub(super) struct Backlog {
     /// Capacities of the buffers that the consumer has.
     pub(super) lent: usize,
     pub(super) high_excess: HighExcess,
+    pub(super) pace: Pace,
+    /// What may be held beyond `QUEUE_BYTES`, by that pace.
+    pub(super) extra: usize,
     /// Where the search for the fattest flow goes on.
     pub(super) cursor: u16,
     traffic: Arc<Traffic>,
@@ -90,6 +94,8 @@ impl Backlog {
             free: FreeBuffers::default(),
             lent: 0,
             high_excess: HighExcess::default(),
+            pace: Pace::default(),
+            extra: 0,
             cursor: 0,
             traffic,
             used: false,
@@ -110,6 +116,7 @@ impl Backlog {
             return self.count(priority, DropReason::TooBig, size);
         };
         self.used = true;
+        self.follow_pace(now);
         self.relieve_high(now);
         let priority = self.join(hash, priority);
         if !self.make_room(priority, capacity) {
@@ -191,7 +198,7 @@ impl Backlog {
     pub(super) fn split_head(&mut self, index: u16, segments: usize) -> Option<Waiting> {
         let waiting = self.packets.head(&self.flows[index].fifo)?;
         let capacity = capacity_for((segments * waiting.segment_len()).min(waiting.packet().len()))?;
-        if self.occupied() + self.lent + capacity > QUEUE_BYTES {
+        if self.occupied() + self.lent + capacity > self.limit() {
             return None;
         }
         let mut buffer = self.buffer(capacity);
@@ -329,7 +336,7 @@ impl Backlog {
     fn buffer(&mut self, capacity: usize) -> Vec<u8> {
         self.free.take(capacity).unwrap_or_else(|| {
             // `make_room` has seen that it fits without the free ones.
-            let room = QUEUE_BYTES.saturating_sub(self.occupied() + self.lent + capacity);
+            let room = self.limit().saturating_sub(self.occupied() + self.lent + capacity);
             self.free.shrink_to(room);
             Vec::with_capacity(capacity)
         })

@@ -17,6 +17,7 @@ mod flow_queues;
 pub mod flows;
 mod fragments;
 mod hash;
+mod pace;
 mod packets;
 pub mod queue;
 mod room;

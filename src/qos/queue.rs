@@ -27,7 +27,6 @@ use super::codel::Limits;
 use super::drain::Next;
 use super::hash::FlowHasher;
 use super::packets::Waiting;
-use super::room::QUEUE_BYTES;
 use crate::packet::Offload;
 use crate::telemetry::{DropReason, Size, Traffic};
 
@@ -131,8 +130,10 @@ impl PacketQueue {
     /// Frees memory that was not needed since the last call. To be called on a slow timer (that of
     /// the keepalives, say): after two calls without traffic nothing is left, in between nothing that
     /// traffic needs is freed.
-    pub fn trim(&self) {
+    pub fn trim(&self, now: Instant) {
         let mut inner = self.lock();
+        let nanos = inner.nanos(now);
+        inner.backlog.follow_pace(nanos);
         inner.backlog.trim();
         inner.classifier.trim();
     }
@@ -152,9 +153,14 @@ impl PacketQueue {
         self.len() == 0
     }
 
-    /// The memory of packets, in bytes of buffer capacity; never more than [`QUEUE_BYTES`].
+    /// The memory of packets, in bytes of buffer capacity; never more than [`limit_bytes`](Self::limit_bytes).
     pub fn held_bytes(&self) -> usize {
         self.lock().held_bytes()
+    }
+
+    /// What the packets may have: [`QUEUE_BYTES`](super::QUEUE_BYTES), and more while the queue is drained fast.
+    pub fn limit_bytes(&self) -> usize {
+        self.lock().backlog.limit()
     }
 
     /// All memory held on the heap, bookkeeping included, in bytes; an allocator's own cost is not.
@@ -212,6 +218,9 @@ impl Inner {
                 Next::Full | Next::Empty => break,
             }
         }
+        if !batch.is_empty() {
+            self.backlog.pace.drained(now, batch.size.bytes);
+        }
         batch.len()
     }
 
@@ -220,7 +229,7 @@ impl Inner {
         self.backlog.lent = 0;
         (batch.size, batch.short_of) = (Size::ZERO, None);
         for Waiting { buffer, .. } in batch.packets.drain(..) {
-            if self.held_bytes() + buffer.capacity() <= QUEUE_BYTES {
+            if self.held_bytes() + buffer.capacity() <= self.backlog.limit() {
                 self.backlog.free.put(buffer);
             }
         }

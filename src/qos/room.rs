@@ -16,20 +16,21 @@ use std::time::Duration;
 use super::backlog::{Backlog, Class};
 use super::buffers::{FREE_BUFFER, LARGEST, SMALLEST};
 use super::flow_queues::FLOW;
-use super::packets::SLOT;
+use super::pace::EXTRA_BYTES;
+use super::packets::{NIL, SLOT};
 use crate::telemetry::{DropReason, Priority};
 
 /// The memory that one session's packets occupy at most, in bytes of buffer capacity: those that
 /// wait, those the consumer has taken and not given back, and those kept for reuse.
 ///
 /// A client that has stopped reading must cost its server no more than 1 MiB, bookkeeping and the
-/// connection's own buffers included; five eighths of it are for packets. That is 320 packets of
-/// 1,420 bytes or 10 of 64 KiB: at 50 Mbit/s it drains in 75 ms, at 1 Gbit/s in 4 ms, so it absorbs
+/// connection's own buffers included; two thirds of it are for packets. That is 336 packets of
+/// 1,420 bytes or 10 of 64 KiB: at 50 Mbit/s it drains in 80 ms, at 1 Gbit/s in 4 ms, so it absorbs
 /// the bursts of a TCP sender without becoming a delay of its own.
-pub const QUEUE_BYTES: usize = 640 * 1024;
+pub const QUEUE_BYTES: usize = 672 * 1024;
 
-/// Packets that wait at most, and flows: each may have a queue of its own. With the smallest buffers
-/// [`QUEUE_BYTES`] would admit 2,560; each also costs a place, and all of them must be sealed before the
+/// Packets that wait at most (more where a session drains fast), and flows: each may have a queue of its own. With the smallest buffers
+/// [`QUEUE_BYTES`] would admit 2,688; each also costs a place, and all of them must be sealed before the
 /// last one leaves.
 pub const QUEUE_PACKETS: usize = 768;
 
@@ -63,6 +64,11 @@ pub const SHARE_BYTES: usize = 2 * LARGEST;
 /// The same in packets.
 const SHARE_PACKETS: usize = BULK_PACKETS / 4;
 
+/// Of what a fast session may have more, each packet more needs this much, in bytes: MTU packets' half, so
+/// that it is bytes that bound them.
+const EXTRA_PER_PACKET: usize = 1024;
+const _: () = assert!(QUEUE_PACKETS + EXTRA_BYTES / EXTRA_PER_PACKET < NIL as usize);
+
 /// Flows that are compared to find the one that gives way. With more flows than this waiting the
 /// choice is the best of those seen, and of the one found before: a fat flow is found within 16 searches.
 const SEARCH: usize = 64;
@@ -79,7 +85,7 @@ const BOOKKEEPING: usize = QUEUE_PACKETS * (SLOT + FLOW) + BUFFERS * (2 * FREE_B
 /// For the accounting of flows, the fragments' memory and the buckets of flows.
 const TABLES: usize = 12 * 1024;
 /// For the connection: a batch sealed and a batch in TLS, and what was read last.
-const CONNECTION: usize = 160 * 1024;
+const CONNECTION: usize = 144 * 1024;
 const _: () = assert!(QUEUE_BYTES + BOOKKEEPING + TABLES + CONNECTION < 1024 * 1024);
 const _: () = assert!(HIGH_BYTES > LARGEST && BULK_BYTES >= 2 * SHARE_BYTES, "the longest packets can queue");
 
@@ -109,6 +115,32 @@ impl Backlog {
             self.drop_fattest(yielding);
         }
         true
+    }
+
+    /// The bound on all buffers, in bytes of their capacity.
+    pub(super) fn limit(&self) -> usize {
+        QUEUE_BYTES + self.extra
+    }
+
+    /// Follows the pace at which the queue is drained: what is too much now goes.
+    pub(super) fn follow_pace(&mut self, now: u64) {
+        self.extra = self.pace.extra(now, BULK_BYTES);
+        while self.bulk_occupied() + self.lent > BULK_BYTES + SPLIT_BYTES + self.extra {
+            let [_, normal, low] = &self.classes;
+            let fattest = if low.occupied >= normal.occupied { Priority::Low } else { Priority::Normal };
+            if self.classes[fattest as usize].packets == 0 {
+                break;
+            }
+            self.drop_fattest(fattest);
+        }
+        if self.occupied() + self.lent + self.free.bytes() > self.limit() {
+            self.free.shrink_to(self.limit().saturating_sub(self.occupied() + self.lent));
+        }
+    }
+
+    fn bulk_occupied(&self) -> usize {
+        let [_, normal, low] = &self.classes;
+        normal.occupied + low.occupied
     }
 
     /// High is full, for longer than it may: what is too much goes.
@@ -141,7 +173,7 @@ impl Backlog {
 
     /// A packet fits, if the free buffers give way.
     fn fits(&self, priority: Priority, capacity: usize) -> bool {
-        self.occupied() + self.lent + capacity <= QUEUE_BYTES && self.fits_room(priority, capacity)
+        self.occupied() + self.lent + capacity <= self.limit() && self.fits_room(priority, capacity)
     }
 
     /// A packet fits into the room of its class.
@@ -151,8 +183,8 @@ impl Backlog {
             Priority::High => high.occupied + capacity <= HIGH_BYTES + HIGH_EXCESS_BYTES,
             // Whatever class the consumer's buffers had, they count here: high's room is always there.
             Priority::Normal | Priority::Low => {
-                normal.occupied + low.occupied + self.lent + capacity <= BULK_BYTES
-                    && normal.packets + low.packets < BULK_PACKETS
+                self.bulk_occupied() + self.lent + capacity <= BULK_BYTES + self.extra
+                    && normal.packets + low.packets < BULK_PACKETS + self.extra / EXTRA_PER_PACKET
             }
         }
     }
