@@ -129,7 +129,7 @@ impl Backlog {
         };
         let mut buffer = self.buffer(capacity);
         buffer.extend_from_slice(packet);
-        self.append(flow, Waiting { buffer, start: 0, offload, arrived: now });
+        self.append(flow, Waiting { buffer, offload, arrived: now, ..Waiting::default() });
         self.watch_high(now);
     }
 
@@ -207,14 +207,14 @@ impl Backlog {
         let before = waiting.size().bytes;
         let offload = waiting.offload;
         let Split { front, rest, at } = split_front(waiting.packet_mut(), offload, segments, &mut buffer);
-        // Within the buffer, which is at most 64 KiB long.
-        waiting.start += at as u32;
+        // Less than the packet's length, which fits 16 bits.
+        waiting.start += at as u16;
         waiting.offload = rest;
         let gone = (before - waiting.size().bytes) as usize;
         let arrived = waiting.arrived;
         flow.bytes -= gone as u32;
         self.classes[flow.priority as usize].bytes -= gone;
-        Some(Waiting { buffer, start: 0, offload: front, arrived })
+        Some(Waiting { buffer, offload: front, arrived, ..Waiting::default() })
     }
 
     /// Drops the packet at the head of a flow.

@@ -11,19 +11,23 @@ pub(super) const NIL: u16 = u16::MAX;
 pub(super) struct Waiting {
     pub(super) buffer: Vec<u8>,
     /// Where it begins: what was cut off a super-packet is in front of the rest.
-    pub(super) start: u32,
+    pub(super) start: u16,
     pub(super) offload: Offload,
     /// When it came, in nanoseconds since the queue's zero.
     pub(super) arrived: u64,
+    /// The next packet of the same flow, or the next free place. Here, as there is room for it.
+    pub(super) next: u16,
 }
+
+const _: () = assert!(size_of::<Waiting>() == 48);
 
 impl Waiting {
     pub(super) fn packet(&self) -> &[u8] {
-        self.buffer.get(self.start as usize..).unwrap_or_default()
+        self.buffer.get(usize::from(self.start)..).unwrap_or_default()
     }
 
     pub(super) fn packet_mut(&mut self) -> &mut [u8] {
-        self.buffer.get_mut(self.start as usize..).unwrap_or_default()
+        self.buffer.get_mut(usize::from(self.start)..).unwrap_or_default()
     }
 
     /// How much it counts for.
@@ -47,20 +51,13 @@ impl Waiting {
 /// A slab of packets: places are reused, and told by their index.
 #[derive(Debug)]
 pub(super) struct Packets {
-    slots: Vec<Slot>,
+    slots: Vec<Waiting>,
     free: u16,
     len: usize,
 }
 
-#[derive(Debug)]
-struct Slot {
-    waiting: Waiting,
-    /// The next packet of the same flow, or the next free place.
-    next: u16,
-}
-
 /// The memory of one place.
-pub(super) const SLOT: usize = size_of::<Slot>();
+pub(super) const SLOT: usize = size_of::<Waiting>();
 
 /// The queue of one flow.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +86,7 @@ impl Packets {
 
     /// Appends a packet to a flow's queue. The bound on all packets, below [`NIL`], is the caller's.
     pub(super) fn push(&mut self, fifo: &mut Fifo, waiting: Waiting) {
-        let slot = Slot { waiting, next: NIL };
+        let slot = Waiting { next: NIL, ..waiting };
         let index = match self.slots.get_mut(usize::from(self.free)) {
             Some(place) => {
                 let index = self.free;
@@ -112,19 +109,19 @@ impl Packets {
 
     /// The packet at the head of a flow's queue.
     pub(super) fn head(&self, fifo: &Fifo) -> Option<&Waiting> {
-        self.slots.get(usize::from(fifo.head)).map(|slot| &slot.waiting)
+        self.slots.get(usize::from(fifo.head))
     }
 
     /// The same, to be changed.
     pub(super) fn head_mut(&mut self, fifo: &Fifo) -> Option<&mut Waiting> {
-        self.slots.get_mut(usize::from(fifo.head)).map(|slot| &mut slot.waiting)
+        self.slots.get_mut(usize::from(fifo.head))
     }
 
     /// Takes the packet at the head out.
     pub(super) fn pop(&mut self, fifo: &mut Fifo) -> Option<Waiting> {
         let slot = self.slots.get_mut(usize::from(fifo.head))?;
-        let waiting = std::mem::take(&mut slot.waiting);
-        let index = std::mem::replace(&mut fifo.head, slot.next);
+        let waiting = std::mem::take(slot);
+        let index = std::mem::replace(&mut fifo.head, waiting.next);
         if fifo.head == NIL {
             fifo.tail = NIL;
         }

@@ -24,15 +24,15 @@ use crate::telemetry::{DropReason, Priority};
 /// wait, those the consumer has taken and not given back, and those kept for reuse.
 ///
 /// A client that has stopped reading must cost its server no more than 1 MiB, bookkeeping and the
-/// connection's own buffers included; two thirds of it are for packets. That is 336 packets of
-/// 1,420 bytes or 10 of 64 KiB: at 50 Mbit/s it drains in 80 ms, at 1 Gbit/s in 4 ms, so it absorbs
+/// connection's own buffers included; five eighths of it are for packets. That is 320 packets of
+/// 1,420 bytes or 10 of 64 KiB: at 50 Mbit/s it drains in 75 ms, at 1 Gbit/s in 4 ms, so it absorbs
 /// the bursts of a TCP sender without becoming a delay of its own.
-pub const QUEUE_BYTES: usize = 672 * 1024;
+pub const QUEUE_BYTES: usize = 640 * 1024;
 
 /// Packets that wait at most (more where a session drains fast), and flows: each may have a queue of its own. With the smallest buffers
-/// [`QUEUE_BYTES`] would admit 2,688; each also costs a place, and all of them must be sealed before the
+/// [`QUEUE_BYTES`] would admit 2,560; each also costs a place, and all of them must be sealed before the
 /// last one leaves.
-pub const QUEUE_PACKETS: usize = 768;
+pub const QUEUE_PACKETS: usize = 1024;
 
 /// Packets taken out under one lock, unless the consumer asks for fewer: enough that the lock and the
 /// flush behind it vanish in the cost of sealing, few enough that the batch's own memory (1.5 KiB)
@@ -84,8 +84,8 @@ const BUFFERS: usize = SMALLEST_BUFFERS + (QUEUE_BYTES - SMALLEST_BUFFERS * SMAL
 const BOOKKEEPING: usize = QUEUE_PACKETS * (SLOT + FLOW) + BUFFERS * (2 * FREE_BUFFER + HEADER);
 /// For the accounting of flows, the fragments' memory and the buckets of flows.
 const TABLES: usize = 12 * 1024;
-/// For the connection: a batch sealed and a batch in TLS, and what was read last.
-const CONNECTION: usize = 144 * 1024;
+/// For the connection: a batch sealed and four records of TLS.
+const CONNECTION: usize = 139 * 1024;
 const _: () = assert!(QUEUE_BYTES + BOOKKEEPING + TABLES + CONNECTION < 1024 * 1024);
 const _: () = assert!(HIGH_BYTES > LARGEST && BULK_BYTES >= 2 * SHARE_BYTES, "the longest packets can queue");
 
