@@ -123,9 +123,8 @@ impl Backlog {
             return self.count(priority, DropReason::QueueFull, size);
         }
         // Who gave way may have been this flow, and the last of its class.
-        let flow = match self.flows.find(hash) {
-            Some(flow) => flow,
-            None => self.open(hash, priority),
+        let Some(flow) = self.flows.find(hash).or_else(|| self.open(hash, priority)) else {
+            return self.count(priority, DropReason::QueueFull, size);
         };
         let mut buffer = self.buffer(capacity);
         buffer.extend_from_slice(packet);
@@ -304,14 +303,15 @@ impl Backlog {
         self.high_shrank();
     }
 
-    /// A new flow. There is a place: flows are as many as packets at most, once those with nothing
-    /// waiting are forgotten.
-    fn open(&mut self, hash: u64, priority: Priority) -> u16 {
+    /// A new flow, if there is a place once those with nothing waiting are forgotten. There is, but where a
+    /// fast session has more than [`QUEUE_PACKETS`] waiting, each of another flow.
+    fn open(&mut self, hash: u64, priority: Priority) -> Option<u16> {
         if self.flows.len() >= QUEUE_PACKETS {
             self.forget_idle();
         }
         let Self { flows, classes, .. } = self;
-        flows.insert(hash, priority, classes[priority as usize].list(Rank::New))
+        (flows.len() < QUEUE_PACKETS)
+            .then(|| flows.insert(hash, priority, classes[priority as usize].list(Rank::New)))
     }
 
     fn forget_idle(&mut self) {

@@ -75,6 +75,11 @@ impl FreeBuffers {
         }
     }
 
+    /// Frees the room in the lists that nothing lies in.
+    pub(super) fn fit(&mut self) {
+        self.classes.iter_mut().for_each(|class| class.free.shrink_to_fit());
+    }
+
     /// Frees what was not needed since the last call: of two calls without traffic in between, the
     /// second frees everything.
     pub(super) fn trim(&mut self) {

@@ -11,8 +11,8 @@ use std::time::Duration;
 /// so governs before the room is used up.
 const WORTH: Duration = Duration::from_millis(8);
 
-/// More is of no use, in bytes: 4 Gbit/s for [`WORTH`].
-pub(super) const EXTRA_BYTES: usize = 4 * 1024 * 1024;
+/// More is of no use, in bytes: 3.5 Gbit/s for [`WORTH`], with what every session has.
+pub(super) const EXTRA_BYTES: usize = 3 * 1024 * 1024;
 
 /// How long is counted what leaves, for one value of the rate. Of two such values the better one counts.
 const INTERVAL: u64 = Duration::from_millis(2).as_nanos() as u64;
@@ -71,8 +71,10 @@ mod tests {
         let room = 448 * 1024;
         assert_eq!(Pace::default().extra(0, room), 0);
         assert_eq!(paced(1_000, 50).extra(50 * MS, room), 0, "8 Mbit/s need none");
+        let extra = paced(200_000, 50).extra(50 * MS, room);
+        assert!((1_100_000..1_200_000).contains(&extra), "{extra}");
         let extra = paced(500_000, 50).extra(50 * MS, room);
-        assert!((3_400_000..3_700_000).contains(&extra), "{extra}");
+        assert!(extra == EXTRA_BYTES, "{extra}");
         assert_eq!(paced(5_000_000, 50).extra(50 * MS, room), EXTRA_BYTES);
     }
 

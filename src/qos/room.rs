@@ -24,13 +24,13 @@ use crate::telemetry::{DropReason, Priority};
 /// wait, those the consumer has taken and not given back, and those kept for reuse.
 ///
 /// A client that has stopped reading must cost its server no more than 1 MiB, bookkeeping and the
-/// connection's own buffers included; five eighths of it are for packets. That is 320 packets of
-/// 1,420 bytes or 10 of 64 KiB: at 50 Mbit/s it drains in 75 ms, at 1 Gbit/s in 4 ms, so it absorbs
+/// connection's own buffers included; three fifths of it are for packets. That is 304 packets of
+/// 1,420 bytes or 9 of 64 KiB: at 50 Mbit/s it drains in 70 ms, at 1 Gbit/s in 4 ms, so it absorbs
 /// the bursts of a TCP sender without becoming a delay of its own.
-pub const QUEUE_BYTES: usize = 640 * 1024;
+pub const QUEUE_BYTES: usize = 608 * 1024;
 
 /// Packets that wait at most (more where a session drains fast), and flows: each may have a queue of its own. With the smallest buffers
-/// [`QUEUE_BYTES`] would admit 2,560; each also costs a place, and all of them must be sealed before the
+/// [`QUEUE_BYTES`] would admit 2,432; each also costs a place, and all of them must be sealed before the
 /// last one leaves.
 pub const QUEUE_PACKETS: usize = 1024;
 
@@ -64,10 +64,11 @@ pub const SHARE_BYTES: usize = 2 * LARGEST;
 /// The same in packets.
 const SHARE_PACKETS: usize = BULK_PACKETS / 4;
 
-/// Of what a fast session may have more, each packet more needs this much, in bytes: MTU packets' half, so
-/// that it is bytes that bound them.
-const EXTRA_PER_PACKET: usize = 1024;
-const _: () = assert!(QUEUE_PACKETS + EXTRA_BYTES / EXTRA_PER_PACKET < NIL as usize);
+/// Of what a fast session may have more, each packet more needs this much, in bytes: the places are kept when
+/// it stops, and must fit what a session may cost then.
+pub(super) const EXTRA_PER_PACKET: usize = 4096;
+const EXTRA_PACKETS: usize = EXTRA_BYTES / EXTRA_PER_PACKET;
+const _: () = assert!(QUEUE_PACKETS + EXTRA_PACKETS < NIL as usize);
 
 /// Flows that are compared to find the one that gives way. With more flows than this waiting the
 /// choice is the best of those seen, and of the one found before: a fat flow is found within 16 searches.
@@ -81,7 +82,8 @@ const HEADER: usize = 16;
 const SMALLEST_BUFFERS: usize = QUEUE_PACKETS + BATCH_PACKETS;
 const BUFFERS: usize = SMALLEST_BUFFERS + (QUEUE_BYTES - SMALLEST_BUFFERS * SMALLEST) / (2 * SMALLEST);
 /// The lists of free ones grow by doubling.
-const BOOKKEEPING: usize = QUEUE_PACKETS * (SLOT + FLOW) + BUFFERS * (2 * FREE_BUFFER + HEADER);
+const BOOKKEEPING: usize =
+    QUEUE_PACKETS * (SLOT + FLOW) + EXTRA_PACKETS * SLOT + BUFFERS * (2 * FREE_BUFFER + HEADER);
 /// For the accounting of flows, the fragments' memory and the buckets of flows.
 const TABLES: usize = 12 * 1024;
 /// For the connection: a batch sealed and four records of TLS.
@@ -124,7 +126,7 @@ impl Backlog {
 
     /// Follows the pace at which the queue is drained: what is too much now goes.
     pub(super) fn follow_pace(&mut self, now: u64) {
-        self.extra = self.pace.extra(now, BULK_BYTES);
+        let before = std::mem::replace(&mut self.extra, self.pace.extra(now, BULK_BYTES));
         while self.bulk_occupied() + self.lent > BULK_BYTES + SPLIT_BYTES + self.extra {
             let [_, normal, low] = &self.classes;
             let fattest = if low.occupied >= normal.occupied { Priority::Low } else { Priority::Normal };
@@ -135,6 +137,9 @@ impl Backlog {
         }
         if self.occupied() + self.lent + self.free.bytes() > self.limit() {
             self.free.shrink_to(self.limit().saturating_sub(self.occupied() + self.lent));
+        }
+        if before > 0 && self.extra == 0 {
+            self.free.fit();
         }
     }
 

@@ -9,7 +9,7 @@ use smartvpn::codec::hello::{Accepted, ClientHello, RejectCode, Rejection, Serve
 use smartvpn::codec::secret::Token;
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::session::{
-    ClientFailure, ClientParams, Event, Opened, Session, SessionError, Unconfirmed, client,
+    ClientFailure, ClientParams, Event, FEATURES, Opened, Session, SessionError, Unconfirmed, client,
 };
 
 use crate::ends::accepted;
@@ -221,7 +221,10 @@ fn version_and_features_are_the_sessions_business() {
     let wrong = Accepted { version: 7, features: offered, ..accepted() };
     let (_, frame) = request.accept(&wrong, &mut bench.rng).unwrap();
     let (answer, _) = initiated.finish(&frame[HEADER..]).unwrap();
-    assert_eq!(ServerHello::parse(&answer, offered, false), Ok(ServerHello::Accepted(Box::new(accepted()))));
+    assert_eq!(
+        ServerHello::parse(&answer, offered, false),
+        Ok(ServerHello::Accepted(Box::new(Accepted { features: FEATURES, ..accepted() })))
+    );
 }
 
 #[test]

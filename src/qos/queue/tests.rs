@@ -7,7 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::room::{
-    BATCH_PACKETS, BULK_BYTES, BULK_PACKETS, HIGH_PATIENCE, QUEUE_BYTES, QUEUE_PACKETS, SHARE_BYTES,
+    BATCH_PACKETS, BULK_BYTES, BULK_PACKETS, EXTRA_PER_PACKET, HIGH_PATIENCE, QUEUE_BYTES, QUEUE_PACKETS,
+    SHARE_BYTES,
 };
 use super::super::tests::{dns, epoch, queue, read, udp};
 use super::*;
@@ -603,7 +604,7 @@ proptest! {
             sum += Size { packets: queue.len() as u64, bytes: queue.len_bytes() as u64 };
             prop_assert_eq!(sum, pushed);
             let extra = queue.limit_bytes() - QUEUE_BYTES;
-            prop_assert!(queue.len() <= QUEUE_PACKETS + extra / 1024);
+            prop_assert!(queue.len() <= QUEUE_PACKETS + extra / EXTRA_PER_PACKET);
             // Tables stay grown for a while.
             let most = if extra == 0 && !was_fast { 1024 * 1024 } else { 8 * 1024 * 1024 };
             prop_assert!(queue.memory_bytes() < most);
