@@ -31,7 +31,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn config(name: Option<&str>) -> TunConfig {
-    TunConfig { name: name.map(str::to_owned), mtu: 1420 }
+    TunConfig { name: name.map(str::to_owned), mtu: 1420, multi_queue: false }
 }
 
 /// A TUN that is up and has these addresses.

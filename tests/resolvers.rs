@@ -76,7 +76,8 @@ struct Tunnel {
 
 impl Tunnel {
     async fn new(name: &str, state: Option<&Path>) -> Self {
-        let tun = Tun::create(&TunConfig { name: Some(name.to_owned()), mtu: 1420 }).unwrap();
+        let tun =
+            Tun::create(&TunConfig { name: Some(name.to_owned()), mtu: 1420, multi_queue: false }).unwrap();
         run("ip", &format!("link set {name} up"));
         let changes = HostChanges::begin(state, name).await.unwrap();
         Self { tun, changes }

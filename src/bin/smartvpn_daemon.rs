@@ -9,6 +9,7 @@ use clap::{ArgGroup, Parser};
 use smartvpn::control::{activated_socket, raise_open_files};
 use smartvpn::management::{Daemon, Management, Mode, error_body, generate_keypair};
 use smartvpn::report::TOLD;
+use tokio::runtime::Builder;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -63,8 +64,9 @@ fn main() -> ExitCode {
         None => Management::None,
     };
     let daemon = Daemon { mode, config: arguments.config, management };
+    // For control only: packets have threads of their own.
     let runtime =
-        match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("smartvpn").build() {
+        match Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("smartvpn").build() {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(%error, "the runtime cannot start");

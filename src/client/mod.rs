@@ -28,7 +28,7 @@ use self::inbox::Command;
 use self::shared::Shared;
 use self::supervisor::Supervisor;
 use crate::config::ClientConfig;
-use crate::engine::Task;
+use crate::engine::{Lane, Task};
 use crate::error::{ErrorCode, VpnError};
 use crate::report::{Assigned, Events, MtuInfo, QualityReport, Statistics, Status};
 
@@ -50,17 +50,20 @@ pub struct Client {
     stop: watch::Sender<Option<Duration>>,
     done: watch::Receiver<bool>,
     _supervisor: Mutex<Task<()>>,
+    _lane: Lane,
 }
 
 impl Client {
-    /// A client that is not connected. Must be called on a tokio runtime, which then runs it.
+    /// A client that is not connected. Must be called on a tokio runtime; the tunnel runs on a thread of its
+    /// own.
     pub fn new(events: Events) -> Self {
         let shared = Arc::new(Shared::new(events));
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (stop, stopped) = watch::channel(None);
         let (finished, done) = watch::channel(false);
-        let mut supervisor =
-            Task::spawn("client", Supervisor::new(Arc::clone(&shared), inbox, stopped).run());
+        let lane = Lane::start();
+        let supervisor = Supervisor::new(Arc::clone(&shared), inbox, stopped);
+        let mut supervisor = Task::spawn_on(lane.runtime(), "client", supervisor.run());
         let events = shared.events.clone();
         let task = Task::spawn("client watch", async move {
             if let Err(panic) = supervisor.join().await {
@@ -68,7 +71,7 @@ impl Client {
             }
             finished.send_replace(true);
         });
-        Self { shared, commands, stop, done, _supervisor: Mutex::new(task) }
+        Self { shared, commands, stop, done, _supervisor: Mutex::new(task), _lane: lane }
     }
 
     /// Makes the tunnel; resolves when packets can flow.

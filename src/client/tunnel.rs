@@ -70,7 +70,8 @@ impl Tunnel {
         traffic: &Arc<Traffic>,
         shared: &Arc<Shared>,
     ) -> Result<Self, VpnError> {
-        let tun = Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: hello.mtu })?;
+        let tun =
+            Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: hello.mtu, multi_queue: false })?;
         let tun = Arc::new(tun);
         let netlink = Arc::new(Netlink::open()?);
         let changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;

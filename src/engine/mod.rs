@@ -12,12 +12,14 @@
 //! JavaScript.
 
 pub mod clock;
+mod lane;
 mod link;
 mod meter;
 mod pump;
 mod task;
 mod wait;
 
+pub use lane::{Lane, Seat};
 pub use link::{End, Link, Order, Port};
 pub use meter::{Limits, Meter};
 pub use pump::{Route, pump};

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
 /// A running task, aborted when dropped.
@@ -17,6 +18,16 @@ impl<T: Send + 'static> Task<T> {
     pub fn spawn(name: &'static str, future: impl Future<Output = T> + Send + 'static) -> Self {
         tracing::trace!(name, "task starts");
         Self { handle: tokio::spawn(future), joined: false }
+    }
+
+    /// As [`spawn`](Self::spawn), on another runtime.
+    pub fn spawn_on(
+        runtime: &Handle,
+        name: &'static str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Self {
+        tracing::trace!(name, "task starts");
+        Self { handle: runtime.spawn(future), joined: false }
     }
 
     /// Waits for the end. A panic inside the task comes out as its message. Cancel-safe.

@@ -275,7 +275,9 @@ mod tests {
             || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 let _entered = runtime.enter();
-                let wan = Tun::create(&TunConfig { name: Some("wan0".to_owned()), mtu: 1500 }).unwrap();
+                let wan =
+                    Tun::create(&TunConfig { name: Some("wan0".to_owned()), mtu: 1500, multi_queue: false })
+                        .unwrap();
                 Netlink::open().unwrap().set_up(wan.index(), 1500).unwrap();
                 run("ip", "link add lan0 type veth peer name far0");
                 run("sysctl", "-qw net.ipv6.conf.lan0.forwarding=1");

@@ -17,12 +17,13 @@ use super::source::client_address;
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::DisconnectCode;
 use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCode, Rejection, VERSION};
-use crate::engine::{End, Link, Meter, Port, clock};
+use crate::engine::{End, Link, Meter, Port, Seat, clock};
 use crate::network::delete_conntrack;
 use crate::packet::Intake;
 use crate::report::DisconnectReason;
 use crate::session::{Listening, Opened, Request, Session, Unconfirmed};
 use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, upgrade};
+use crate::tunnel::Tun;
 
 /// From accepting TCP to the confirmed session (PROTOCOL §3).
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,16 +57,35 @@ enum Refused {
     Timeout,
 }
 
+/// Where a connection is served.
+pub(super) struct Place {
+    /// The TUN's queue that is read on the same thread.
+    pub(super) queue: Arc<Tun>,
+    /// Counts the connection, for as long as it lasts.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub(super) seat: Seat,
+}
+
 /// Serves one TCP connection to its end. `permit` counts it among the unconfirmed.
-pub(super) async fn serve(hub: Arc<Hub>, tcp: TcpStream, from: SocketAddr, permit: OwnedSemaphorePermit) {
+pub(super) async fn serve(
+    hub: Arc<Hub>,
+    place: Place,
+    tcp: std::net::TcpStream,
+    from: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let tcp = match TcpStream::from_std(tcp) {
+        Ok(tcp) => tcp,
+        Err(error) => return tracing::debug!(%from, %error, "a connection cannot be waited for"),
+    };
     let upgraded = match upgrade(tcp, hub.tls.as_ref(), &hub.upgrade, deadline).await {
         Ok(upgraded) => upgraded,
         Err(error) => return tracing::debug!(%from, %error, "no tunnel came of a connection"),
     };
     let source = client_address(from, &upgraded.forwarded_for, &hub.config.trusted_proxies);
     let mut websocket = upgraded.websocket;
-    let handshake = Handshake { hub: &hub, source, port: from.port(), deadline };
+    let handshake = Handshake { hub: &hub, place: &place, source, port: from.port(), deadline };
     match handshake.run(&mut websocket).await {
         Ok(up) => {
             drop(permit);
@@ -83,6 +103,7 @@ pub(super) async fn serve(hub: Arc<Hub>, tcp: TcpStream, from: SocketAddr, permi
 /// A connection that is not confirmed yet.
 struct Handshake<'a> {
     hub: &'a Arc<Hub>,
+    place: &'a Place,
     source: IpAddr,
     port: u16,
     deadline: Instant,
@@ -203,7 +224,7 @@ impl Handshake<'_> {
         let message = self.receive(websocket).await?;
         let (order_sender, orders) = mpsc::channel(ORDERS);
         let peer = Arc::new(Peer::new(identity, order_sender, self.hub.config.default_rate_limit));
-        let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer));
+        let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer), Arc::clone(&self.place.queue));
         let confirmed = unconfirmed
             .handle_message(clock::now(), &mut rand::rng(), message, |record| port.deliver(record));
         let session = confirmed.map_err(session_failed)?;

@@ -18,7 +18,6 @@ use crate::packet::{Offload, Router, count_drop};
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
 use crate::telemetry::{DropReason, Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
-use crate::tunnel::Tun;
 
 /// The shared state of a serving server.
 pub(super) struct Hub {
@@ -27,7 +26,6 @@ pub(super) struct Hub {
     pub(super) tls: Option<ServerTls>,
     pub(super) upgrade: UpgradeOptions,
     pub(super) events: Events,
-    pub(super) tun: Arc<Tun>,
     pub(super) client_to_client: bool,
     /// Who tells clients that a packet is too big: the server.
     pub(super) router: Router,
@@ -64,7 +62,6 @@ impl Hub {
     pub(super) fn new(
         config: ServerConfig,
         tls: Option<ServerTls>,
-        tun: Arc<Tun>,
         admission: Admission,
         events: Events,
     ) -> Self {
@@ -73,7 +70,6 @@ impl Hub {
             tls,
             upgrade: UpgradeOptions { path: config.path.clone(), congestion: config.congestion_control },
             events,
-            tun,
             client_to_client: config.client_to_client,
             router: router(&config),
             nets: nets(&config),

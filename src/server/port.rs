@@ -10,7 +10,7 @@ use crate::engine::{Meter, Port, Route, clock};
 use crate::packet::{Egress, Ingress, IpPacket, Offload, Record, clamp_record, quoted};
 use crate::qos::{Batch, Producer};
 use crate::telemetry::{DropReason, Quality, Size};
-use crate::tunnel::TunWriter;
+use crate::tunnel::{Tun, TunWriter};
 
 use super::hub::Hub;
 use super::peer::Peer;
@@ -18,18 +18,20 @@ use super::peer::Peer;
 /// From the TUN to the client that has the destination address.
 pub(super) struct Downlink {
     hub: Arc<Hub>,
+    /// What answers go into.
+    tun: Arc<Tun>,
     egress: Egress,
 }
 
 impl Downlink {
-    pub(super) fn new(hub: Arc<Hub>) -> Self {
-        Self { hub, egress: Egress::default() }
+    pub(super) fn new(hub: Arc<Hub>, tun: Arc<Tun>) -> Self {
+        Self { hub, tun, egress: Egress::default() }
     }
 }
 
 impl Route for Downlink {
     fn route<'a>(&mut self, records: impl Iterator<Item = Record<'a>>) {
-        let Self { hub, egress } = self;
+        let Self { hub, tun, egress } = self;
         let now = clock::now();
         let table = hub.table();
         let mut current: Option<(IpAddr, &Peer, Producer<'_>)> = None;
@@ -56,7 +58,7 @@ impl Route for Downlink {
             if let Err(reason) = passed {
                 producer.refuse(record.packet, record.offload, reason);
                 if reason == DropReason::TooBig {
-                    let answer = |answer: &[u8]| hub.tun.write(answer, Offload::NONE).is_ok();
+                    let answer = |answer: &[u8]| tun.write(answer, Offload::NONE).is_ok();
                     let mut room = Vec::new();
                     let quoted = quoted(&mut record, &mut room);
                     peer.answers.too_big(now, &peer.router, quoted, peer.intake.mtu, answer);
@@ -89,11 +91,12 @@ pub(super) struct Uplink {
 }
 
 impl Uplink {
-    pub(super) fn new(hub: Arc<Hub>, peer: Arc<Peer>) -> Self {
+    /// Writes into `tun`, a queue of the hub's.
+    pub(super) fn new(hub: Arc<Hub>, peer: Arc<Peer>, tun: Arc<Tun>) -> Self {
         let ingress = Ingress::from_client(peer.intake.mtu, peer.v4, peer.v6);
         let meter = Meter::new(Arc::clone(&peer.limits));
         let (egress, batch) = (Egress::default(), Batch::default());
-        let writer = TunWriter::new(Arc::clone(&hub.tun));
+        let writer = TunWriter::new(tun);
         Self { hub, peer, ingress, egress, writer, received: Size::ZERO, meter, is_holding: false, batch }
     }
 

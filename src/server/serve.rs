@@ -1,28 +1,30 @@
 //! Sets a server up, runs it, and takes it down.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use futures_util::future::select_all;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::admission::Admission;
-use super::connection::{self, HANDSHAKE_TIMEOUT};
+use super::connection::{self, HANDSHAKE_TIMEOUT, Place};
 use super::hub::Hub;
 use super::port::Downlink;
 use super::{GOODBYE, Shared};
 use crate::addr::AddressPool;
 use crate::config::ServerConfig;
-use crate::engine::{Task, pump};
+use crate::engine::{Lane, Task, pump};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::{HostChanges, Netlink};
 use crate::report::{ConnectionState, LogLevel, Status, timestamp};
 use crate::session::replay::ReplayCache;
 use crate::transport::Listener;
-use crate::tunnel::{Tun, TunConfig};
+use crate::tunnel::{Tun, TunConfig, TunError};
 
 /// Connections that may be between TCP and a confirmed session. Each holds a few KiB; a flood of
 /// them gets no more than this, and none for longer than the handshake timeout.
@@ -48,7 +50,9 @@ impl Serving {
             netlink.check_subnet(subnet.net().into(), None)?;
         }
         let listener = Listener::bind(&config.listen_addr).await?;
-        let tun = Arc::new(Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: config.mtu })?);
+        let lanes = Lane::for_each_core();
+        let tun = open_tun(&config, &lanes)?;
+        let queues = open_queues(&tun, &lanes);
         let mut changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
         if let Err(error) = set_up(&config, &netlink, &tun, &mut changes, shared).await {
             changes.undo().await;
@@ -64,10 +68,13 @@ impl Serving {
         let replay = ReplayCache::new(HANDSHAKE_TIMEOUT);
         let admission =
             Admission::new(AddressPool::new(config.subnet, config.subnet6), config.max_clients, replay);
-        let hub = Arc::new(Hub::new(config, tls, tun, admission, shared.events.clone()));
+        let hub = Arc::new(Hub::new(config, tls, admission, shared.events.clone()));
         shared.publish(status, Some(Arc::clone(&hub)));
         let (stop, stopped) = watch::channel(None);
-        let mut serving = Task::spawn("server", run(hub, listener, changes, Arc::clone(shared), stopped));
+        let mut serving = Task::spawn(
+            "server",
+            run(hub, Data { lanes, queues }, listener, changes, Arc::clone(shared), stopped),
+        );
         let events = shared.events.clone();
         let task = Task::spawn("server watch", async move {
             if let Err(panic) = serving.join().await {
@@ -88,6 +95,58 @@ impl Serving {
         // Its panics are told where it is watched.
         let _ended = self.task.join().await;
     }
+}
+
+/// What carries the packets: threads, and the TUN's queue that each of them reads. Where the TUN has but one,
+/// the first thread reads it.
+struct Data {
+    lanes: Vec<Lane>,
+    queues: Vec<Arc<Tun>>,
+}
+
+impl Data {
+    /// The lane that has the least to do, and its queue.
+    fn least_loaded(&self) -> Option<(&Lane, &Arc<Tun>)> {
+        let index = (0..self.lanes.len()).min_by_key(|index| self.lanes[*index].load())?;
+        Some((&self.lanes[index], self.queues.get(index).or_else(|| self.queues.first())?))
+    }
+
+    fn pumps(&self, hub: &Arc<Hub>) -> Vec<Task<io::Error>> {
+        let pump = |(lane, queue): (&Lane, &Arc<Tun>)| {
+            let downlink = Downlink::new(Arc::clone(hub), Arc::clone(queue));
+            Task::spawn_on(lane.runtime(), "tun", pump(Arc::clone(queue), downlink))
+        };
+        self.lanes.iter().zip(&self.queues).map(pump).collect()
+    }
+}
+
+fn open_tun(config: &ServerConfig, lanes: &[Lane]) -> Result<Arc<Tun>, TunError> {
+    let multi_queue = lanes.len() > 1;
+    let tun = TunConfig { name: config.tun_name.clone(), mtu: config.mtu, multi_queue };
+    let _lane = lanes.first().map(|lane| lane.runtime().enter());
+    Tun::create(&tun).map(Arc::new)
+}
+
+fn open_queues(tun: &Arc<Tun>, lanes: &[Lane]) -> Vec<Arc<Tun>> {
+    let mut queues = vec![Arc::clone(tun)];
+    for lane in lanes.iter().skip(1) {
+        let _lane = lane.runtime().enter();
+        match tun.another_queue() {
+            Ok(queue) => queues.push(Arc::new(queue)),
+            Err(error) => {
+                tracing::warn!(%error, "the TUN has fewer queues than there are cores");
+                break;
+            }
+        }
+    }
+    queues
+}
+
+/// The first of them that ends, and why.
+async fn any_ended(pumps: &mut [Task<io::Error>]) -> String {
+    let joins = pumps.iter_mut().map(|pump| Box::pin(pump.join()));
+    let (ended, ..) = select_all(joins).await;
+    ended.map_or_else(|panic| panic, |error| error.to_string())
 }
 
 /// Addresses and, where asked for, NAT.
@@ -125,22 +184,23 @@ async fn set_up(
 /// Serves until told to stop, or until the interface fails.
 async fn run(
     hub: Arc<Hub>,
+    data: Data,
     listener: Listener,
     changes: HostChanges,
     shared: Arc<Shared>,
     mut stop: watch::Receiver<Option<Duration>>,
 ) {
-    let mut pump = Task::spawn("tun", pump(Arc::clone(&hub.tun), Downlink::new(Arc::clone(&hub))));
+    let mut pumps = data.pumps(&hub);
     let mut connections = JoinSet::new();
     let failure = tokio::select! {
         // An error means that the server was dropped, which stops it as well.
         _ = stop.wait_for(Option::is_some) => None,
-        ended = pump.join() => Some(ended.map_or_else(|panic| panic, |error| error.to_string())),
-        () = accept(&hub, &listener, &mut connections) => None,
+        ended = any_ended(&mut pumps) => Some(ended),
+        () = accept(&hub, &data, &listener, &mut connections) => None,
     };
     drop(listener);
     hub.close();
-    pump.abort();
+    pumps.iter().for_each(Task::abort);
     let granted = stop.borrow().unwrap_or(GOODBYE);
     let goodbyes = async {
         let all = async { while connections.join_next().await.is_some() {} };
@@ -149,7 +209,13 @@ async fn run(
         }
     };
     // The host is put back meanwhile: clients that are silent do not delay it.
-    tokio::join!(goodbyes, changes.undo(), pump.join()).2.ok();
+    let ended = async {
+        for mut pump in pumps {
+            // It was aborted, or has told already why it ended.
+            let _ended = pump.join().await;
+        }
+    };
+    tokio::join!(goodbyes, changes.undo(), ended);
     if let Some(reason) = failure {
         let message = format!(
             "the tunnel's interface failed ({reason}); was it deleted by another program? start the server again"
@@ -164,7 +230,7 @@ async fn run(
 }
 
 /// Accepts for ever.
-async fn accept(hub: &Arc<Hub>, listener: &Listener, connections: &mut JoinSet<()>) {
+async fn accept(hub: &Arc<Hub>, data: &Data, listener: &Listener, connections: &mut JoinSet<()>) {
     let unconfirmed = Arc::new(Semaphore::new(UNCONFIRMED));
     let mut failing = false;
     loop {
@@ -179,9 +245,7 @@ async fn accept(hub: &Arc<Hub>, listener: &Listener, connections: &mut JoinSet<(
             Ok((tcp, from)) => {
                 failing = false;
                 match Arc::clone(&unconfirmed).try_acquire_owned() {
-                    Ok(permit) => {
-                        drop(connections.spawn(connection::serve(Arc::clone(hub), tcp, from, permit)))
-                    }
+                    Ok(permit) => begin(hub, data, connections, (tcp, from), permit),
                     Err(_) => tracing::debug!(%from, "too many unconfirmed connections; this one is closed"),
                 }
             }
@@ -190,6 +254,26 @@ async fn accept(hub: &Arc<Hub>, listener: &Listener, connections: &mut JoinSet<(
                 sleep(ACCEPT_REST).await;
             }
         }
+    }
+}
+
+/// Serves a connection on the lane that has the least to do.
+fn begin(
+    hub: &Arc<Hub>,
+    data: &Data,
+    connections: &mut JoinSet<()>,
+    (tcp, from): (TcpStream, SocketAddr),
+    permit: OwnedSemaphorePermit,
+) {
+    let Some((lane, queue)) = data.least_loaded() else { return };
+    // It is the lane's runtime that waits for it from now on.
+    match tcp.into_std() {
+        Ok(tcp) => {
+            let place = Place { queue: Arc::clone(queue), seat: lane.seat() };
+            let serve = connection::serve(Arc::clone(hub), place, tcp, from, permit);
+            drop(connections.spawn_on(serve, lane.runtime()));
+        }
+        Err(error) => tracing::debug!(%from, %error, "a connection cannot be handed over"),
     }
 }
 

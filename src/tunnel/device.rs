@@ -26,6 +26,8 @@ pub struct TunConfig {
     pub name: Option<String>,
     /// The interface's MTU, in bytes of IP packet.
     pub mtu: u16,
+    /// Whether there may be [more queues](Tun::another_queue) than one.
+    pub multi_queue: bool,
 }
 
 /// A TUN device: one whole IP packet per read and per write, with what is still to be done to it where the
@@ -70,9 +72,16 @@ impl Tun {
     pub fn create(config: &TunConfig) -> Result<Self, TunError> {
         match &config.name {
             Some(name) if !name::is_valid_name(name) => Err(TunError::InvalidName { name: name.clone() }),
-            Some(name) => Self::create_named(name, config.mtu),
-            None => Self::create_first_free(config.mtu),
+            Some(name) => Self::create_named(name, config),
+            None => Self::create_first_free(config),
         }
+    }
+
+    /// One more queue of an interface that may have several: packets of a flow are given to the queue that
+    /// its last packet was written to. Must be called within a tokio runtime, which may be another.
+    pub fn another_queue(&self) -> io::Result<Self> {
+        let Self { device, name, index, offloads } = self;
+        Ok(Self { device: device.try_clone()?, name: name.clone(), index: *index, offloads: *offloads })
     }
 
     /// The interface's name.
@@ -136,17 +145,17 @@ impl Tun {
             .is_ok_and(|socket| netdevice::index_to_name(&socket, self.index) == Err(Errno::NODEV))
     }
 
-    fn create_named(name: &str, mtu: u16) -> Result<Self, TunError> {
+    fn create_named(name: &str, config: &TunConfig) -> Result<Self, TunError> {
         look_for_driver()?;
         if exists(name) {
             return Err(TunError::NameInUse { name: name.to_owned() });
         }
-        let (device, offloads) = match build(name, mtu, true) {
+        let (device, offloads) = match build(name, config, true) {
             Ok(device) if device.udp_gso() => (device, Offloads::TcpAndUdp),
             Ok(device) => (device, Offloads::Tcp),
             Err(error) => match refusal(name, error) {
                 TunError::Failed(error) => {
-                    let device = build(name, mtu, false).map_err(|error| refusal(name, error))?;
+                    let device = build(name, config, false).map_err(|error| refusal(name, error))?;
                     tracing::warn!(%error, "the kernel refuses offloads; packets pass one by one, which is slower");
                     (device, Offloads::None)
                 }
@@ -157,10 +166,10 @@ impl Tun {
         Ok(Self { device, name: name.to_owned(), index, offloads })
     }
 
-    fn create_first_free(mtu: u16) -> Result<Self, TunError> {
+    fn create_first_free(config: &TunConfig) -> Result<Self, TunError> {
         let mut taken = String::new();
         for name in name::candidates() {
-            match Self::create_named(&name, mtu) {
+            match Self::create_named(&name, config) {
                 // Taken, or taken by another process between the look and the call.
                 Err(TunError::NameInUse { name }) => taken = name,
                 made => return made,
@@ -170,13 +179,13 @@ impl Tun {
     }
 }
 
-fn build(name: &str, mtu: u16, offload: bool) -> io::Result<AsyncDevice> {
+fn build(name: &str, config: &TunConfig, offload: bool) -> io::Result<AsyncDevice> {
     DeviceBuilder::new()
         .name(name)
-        .mtu(mtu)
+        .mtu(config.mtu)
         .inherit_enable_state()
         .with(|builder| {
-            builder.packet_information(false).offload(offload).multi_queue(false);
+            builder.packet_information(false).offload(offload).multi_queue(config.multi_queue);
             #[cfg(target_os = "linux")]
             builder.tx_queue_len(TX_QUEUE_LEN);
         })

@@ -30,7 +30,7 @@ fn route(uplink: &mut Uplink, packets: &[Vec<u8>]) {
 }
 
 fn tun() -> Arc<Tun> {
-    Arc::new(Tun::create(&TunConfig { name: None, mtu: 1420 }).unwrap())
+    Arc::new(Tun::create(&TunConfig { name: None, mtu: 1420, multi_queue: false }).unwrap())
 }
 
 #[test]

@@ -28,7 +28,11 @@ impl EventSink for Nobody {
     fn emit(&self, _event: Event) {}
 }
 
-/// A server whose interface is down, so that the device refuses every packet.
+/// An interface that is down, so that the device refuses every packet.
+fn tun() -> Arc<Tun> {
+    Arc::new(Tun::create(&TunConfig { name: None, mtu: 1420, multi_queue: false }).unwrap())
+}
+
 fn hub(client_to_client: bool) -> Arc<Hub> {
     let config = json!({
         "listenAddr": "127.0.0.1:0", "subnet": "10.8.0.0/24", "clientToClient": client_to_client,
@@ -37,10 +41,9 @@ fn hub(client_to_client: bool) -> Arc<Hub> {
         "publicKey": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
     });
     let config = ServerConfig::parse(&config, Path::new("/")).unwrap();
-    let tun = Arc::new(Tun::create(&TunConfig { name: None, mtu: 1420 }).unwrap());
     let pool = AddressPool::new(config.subnet, None);
     let admission = Admission::new(pool, 9, ReplayCache::new(Duration::from_secs(10)));
-    Arc::new(Hub::new(config, None, tun, admission, Events::new(Arc::new(Nobody))))
+    Arc::new(Hub::new(config, None, admission, Events::new(Arc::new(Nobody))))
 }
 
 /// A client that is connected, with the address 10.8.0.`number`.
@@ -86,7 +89,8 @@ fn assert_drops(drops: &DropsSnapshot, expected: &[Loss]) {
 
 fn route(hub: &Arc<Hub>, losses: &[Loss]) {
     let mut packets: Vec<_> = losses.iter().map(|(.., packet)| packet.clone()).collect();
-    Downlink::new(Arc::clone(hub)).route(packets.iter_mut().map(|packet| packet.as_mut_slice().into()));
+    Downlink::new(Arc::clone(hub), tun())
+        .route(packets.iter_mut().map(|packet| packet.as_mut_slice().into()));
 }
 
 #[test]
@@ -146,7 +150,7 @@ fn what_a_client_sends_is_dropped_in_its_class() {
                 let hub = hub(client_to_client);
                 let sender = peer(&hub, 2, 1420, None);
                 let other = peer(&hub, 3, 1280, None);
-                let mut port = Uplink::new(Arc::clone(&hub), Arc::clone(&sender));
+                let mut port = Uplink::new(Arc::clone(&hub), Arc::clone(&sender), tun());
                 let own = client(2);
                 let mut losses = vec![
                     (Normal, DropReason::Malformed, vec![0x45; 19]),
@@ -191,7 +195,7 @@ fn what_waits_when_a_session_ends_is_counted_once() {
             let hub = hub(false);
             let limit = RateLimit::new(1000, 65_536).unwrap();
             let peer = peer(&hub, 2, 1420, Some(limit));
-            let mut port = Uplink::new(Arc::clone(&hub), Arc::clone(&peer));
+            let mut port = Uplink::new(Arc::clone(&hub), Arc::clone(&peer), tun());
             let mut losses = Vec::new();
             for class in [High, Normal, Normal] {
                 let down = of_class(class, OUTSIDE, client(2), 1000);
