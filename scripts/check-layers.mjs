@@ -18,6 +18,8 @@ const WITHIN_A_TIER = {
   '*': ['error'],
   // Both speak method names and JSON text, which `management` dispatches.
   addon: ['management'],
+  // A bundle's records are packets with their offload headers.
+  codec: ['packet'],
   // The associated data of a sealed frame is its header.
   crypto: ['codec'],
   // A dropped packet has a reason, which is its counter.
