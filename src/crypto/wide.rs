@@ -5,8 +5,8 @@
 //! twice as long. Setting up takes as long as some hundred bytes, so it is for long messages.
 //!
 //! No branch and no address depends on a secret. The key is erased when dropped, and so are a
-//! message's Poly1305 key and the keystream of a last, incomplete block; what the compiler leaves in
-//! registers and in their spill slots is not.
+//! message's Poly1305 key, its powers and the keystream that is not applied as it is made; what the
+//! compiler leaves in registers and in their spill slots is not.
 
 #![expect(unsafe_code, reason = "functions for a processor's extensions are called once they are found")]
 
@@ -40,6 +40,9 @@ const LONGEST: u64 = (BLOCK as u64) * (u32::MAX as u64);
 pub(super) struct Wide {
     key: [u32; 8],
 }
+
+/// An idle session holds one for each direction.
+const _: () = assert!(size_of::<Option<Wide>>() <= 40);
 
 impl Wide {
     /// `None` where the processor or the system lacks AVX-512F or AVX-512IFMA.
@@ -101,30 +104,24 @@ impl Wide {
 #[target_feature(enable = "avx512f,avx512ifma")]
 fn seal(key: &[u32; 8], nonce: &[u8; 12], aad: &[u8], body: &mut [u8]) -> [u8; 16] {
     let length = body.len();
-    let (mut cipher, first, one_time) = start(key, nonce);
+    let (mut cipher, mut first, one_time) = start(key, nonce);
     let mut mac = Lanes::new(&one_time, aad);
     let (head, rest) = body.split_at_mut(HEAD.min(length));
     xor(head, &first[1..]);
+    first.zeroize();
     let mut sealed: &[u8] = head;
     let (batches, last) = rest.as_chunks_mut::<STREAM_BATCH>();
     for batch in batches {
         let (groups, _) = sealed.as_chunks::<GROUP>();
-        let keys = cipher.next(|turn| {
-            if let Some(group) = groups.get(turn) {
-                mac.take(group);
-            }
-        });
+        let keys = cipher.next(|turn| mac.take_nth(groups, turn));
         xor(batch, &keys);
         sealed = batch;
     }
     if !last.is_empty() {
         let (groups, _) = sealed.as_chunks::<GROUP>();
-        let keys = cipher.next(|turn| {
-            if let Some(group) = groups.get(turn) {
-                mac.take(group);
-            }
-        });
+        let mut keys = cipher.next(|turn| mac.take_nth(groups, turn));
         xor(last, &keys);
+        keys.zeroize();
         sealed = last;
     }
     let (groups, end) = sealed.as_chunks::<GROUP>();
@@ -139,7 +136,7 @@ fn seal(key: &[u32; 8], nonce: &[u8; 12], aad: &[u8], body: &mut [u8]) -> [u8; 1
 #[target_feature(enable = "avx512f,avx512ifma")]
 fn open(key: &[u32; 8], nonce: &[u8; 12], aad: &[u8], body: &mut [u8]) -> [u8; 16] {
     let length = body.len();
-    let (mut cipher, first, one_time) = start(key, nonce);
+    let (mut cipher, mut first, one_time) = start(key, nonce);
     let mut mac = Lanes::new(&one_time, aad);
     let (head, rest) = body.split_at_mut(HEAD.min(length));
     let (groups, end) = head.as_chunks::<GROUP>();
@@ -149,27 +146,22 @@ fn open(key: &[u32; 8], nonce: &[u8; 12], aad: &[u8], body: &mut [u8]) -> [u8; 1
     if rest.is_empty() {
         let tag = mac.finish(&one_time, end, aad.len(), length);
         xor(head, &first[1..]);
+        first.zeroize();
         return tag;
     }
     xor(head, &first[1..]);
+    first.zeroize();
     let (batches, last) = rest.as_chunks_mut::<STREAM_BATCH>();
     for batch in batches {
         let (groups, _) = batch.as_chunks::<GROUP>();
-        let keys = cipher.next(|turn| {
-            if let Some(group) = groups.get(turn) {
-                mac.take(group);
-            }
-        });
+        let keys = cipher.next(|turn| mac.take_nth(groups, turn));
         xor(batch, &keys);
     }
     let (groups, end) = last.as_chunks::<GROUP>();
-    let keys = cipher.next(|turn| {
-        if let Some(group) = groups.get(turn) {
-            mac.take(group);
-        }
-    });
+    let mut keys = cipher.next(|turn| mac.take_nth(groups, turn));
     let tag = mac.finish(&one_time, end, aad.len(), length);
     xor(last, &keys);
+    keys.zeroize();
     tag
 }
 
@@ -191,6 +183,7 @@ fn start(key: &[u32; 8], nonce: &[u8; 12]) -> (Keystream, [__m512i; 16], OneTime
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn xor(data: &mut [u8], keys: &[__m512i]) {
+    debug_assert!(data.len() <= BLOCK * keys.len(), "data would stay as it is");
     let (blocks, end) = data.as_chunks_mut::<BLOCK>();
     for (block, key) in blocks.iter_mut().zip(keys) {
         store(_mm512_xor_si512(load(block), *key), block);

@@ -1,5 +1,7 @@
 //! ChaCha20's keystream (RFC 8439 §2.3), sixteen blocks at a time: vector *i* holds word *i* of each.
 
+#![forbid(unsafe_code, reason = "the exception that the module above makes is for its own")]
+
 use std::arch::x86_64::{
     __m512i, _mm512_add_epi32, _mm512_rol_epi32, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_shuffle_i32x4,
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
@@ -56,8 +58,8 @@ impl Keystream {
             words = double_round(words);
             meanwhile(turn);
         }
-        for i in 0..16 {
-            words[i] = _mm512_add_epi32(words[i], self.state[i]);
+        for (word, start) in words.iter_mut().zip(self.state) {
+            *word = _mm512_add_epi32(*word, start);
         }
         self.state[12] = _mm512_add_epi32(self.state[12], _mm512_set1_epi32(LANES as i32));
         transpose(words)

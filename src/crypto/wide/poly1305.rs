@@ -8,6 +8,8 @@
 //! An accumulator here always lacks its last multiplication by r. Taking a block then is to multiply
 //! and add, and with eight lanes it is the same with r^8; at the end lane *i* lacks r^(7 - *i*).
 
+#![forbid(unsafe_code, reason = "the exception that the module above makes is for its own")]
+
 use std::arch::x86_64::{
     __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64,
     _mm512_or_si512, _mm512_reduce_add_epi64, _mm512_set1_epi64, _mm512_setr_epi64, _mm512_setzero_si512,
@@ -69,8 +71,9 @@ impl Number {
 
     /// The one below 2^130 - 5, modulo 2^128.
     fn reduced(self) -> u128 {
-        // The second pass leaves at most one bit for the third.
-        let [a0, a1, a2] = self.carried().carried().carried().0;
+        // A product's limbs carry at most 5 into the lowest, and once that has carried, it is too
+        // small to do so again: two passes leave limbs of 44, 44 and 42 bits.
+        let [a0, a1, a2] = self.carried().carried().0;
         // With 5 added, 2^130 - 5 and more reach 2^130.
         let b0 = a0 + 5;
         let b1 = a1 + (b0 >> 44);
@@ -142,6 +145,15 @@ impl Lanes {
         }
     }
 
+    /// Takes this one of the groups, if there is one.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    pub(super) fn take_nth(&mut self, groups: &[[u8; GROUP]], n: usize) {
+        if let Some(group) = groups.get(n) {
+            self.take(group);
+        }
+    }
+
     /// Takes eight blocks.
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma")]
@@ -164,8 +176,10 @@ impl Lanes {
     /// Takes the rest of the message and the lengths of both parts (RFC 8439 §2.8).
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma")]
-    pub(super) fn finish(self, key: &OneTimeKey, end: &[u8], aad_len: usize, len: usize) -> [u8; 16] {
+    pub(super) fn finish(mut self, key: &OneTimeKey, end: &[u8], aad_len: usize, len: usize) -> [u8; 16] {
         let [a, b, c] = self.rest.times(self.sum);
+        self.r8.0.zeroize();
+        self.rest.0.zeroize();
         let limb = |lanes| _mm512_reduce_add_epi64(lanes).cast_unsigned();
         let sum = Number([limb(a), limb(b), limb(c)]).carried();
         let sum = key.take(sum, end);

@@ -1,6 +1,8 @@
 //! RFC 8439's vectors, and agreement with two other implementations. Each test says so and passes
 //! where the processor is not one for this code.
 
+#![forbid(unsafe_code, reason = "the exception that the module above makes is for its own")]
+
 use ::chacha20poly1305::aead::{AeadInPlace as _, KeyInit as _};
 use ::chacha20poly1305::{ChaCha20Poly1305, Nonce};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
@@ -33,6 +35,13 @@ fn others(key: &[u8; 32], nonce: &[u8; 12], aad: &[u8], plaintext: &[u8]) -> (Ve
     let other_tag = cipher.seal_in_place_separate_tag(nonce, Aad::from(aad), &mut other).unwrap();
     assert!(body == other && tag.as_slice() == other_tag.as_ref());
     (body, tag.into())
+}
+
+#[test]
+fn keys_are_erased() {
+    fn on_drop<T: ZeroizeOnDrop>() {}
+    on_drop::<Wide>();
+    on_drop::<OneTimeKey>();
 }
 
 /// Sealing makes what others make, and it opens.
