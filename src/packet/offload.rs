@@ -215,11 +215,36 @@ impl Offload {
     /// the local kernel also gives what the wire does not carry, IPv6 extension headers among it.
     pub fn is_workable(&self, packet: &IpPacket<'_>) -> bool {
         let length = packet.as_bytes().len();
-        let [start, offset, hdr_len] = [self.csum_start, self.csum_offset, self.hdr_len].map(usize::from);
-        let can_sum = self.needs_checksum() && start >= packet.header_len() && start + offset + 2 <= length;
-        let can_cut = !self.is_super()
-            || self.gso_size > 0 && hdr_len > start && hdr_len < length && !packet.is_fragment();
-        can_sum && can_cut
+        let [start, offset] = [self.csum_start, self.csum_offset].map(usize::from);
+        self.needs_checksum()
+            && start >= packet.header_len()
+            && start + offset + 2 <= length
+            && (!self.is_super() || self.can_be_cut(packet))
+    }
+
+    /// There may be extension headers, and segments of any size and number.
+    fn can_be_cut(&self, packet: &IpPacket<'_>) -> bool {
+        let Some((version, protocol, csum_offset)) = self.kind(packet.version()) else { return false };
+        let bytes = packet.as_bytes();
+        let [start, hdr_len] = [self.csum_start, self.hdr_len].map(usize::from);
+        let transport = bytes.get(start..).unwrap_or_default();
+        let is_extended = version == 6 && start > packet.header_len();
+        (packet.version(), self.csum_offset) == (version, csum_offset)
+            && (is_extended || (start, packet.protocol()) == (packet.header_len(), protocol))
+            && !packet.is_fragment()
+            && transport_header_len(protocol == TCP, transport).is_some_and(|len| hdr_len == start + len)
+            && hdr_len < bytes.len()
+            && self.gso_size >= 1
+    }
+
+    /// IP version, protocol and checksum's offset of a super-packet's kind; of UDP's in either version.
+    const fn kind(&self, version: u8) -> Option<(u8, u8, u16)> {
+        match self.gso_type {
+            GSO_TCPV4 | 0x81 => Some((4, TCP, TCP_CHECKSUM)),
+            GSO_TCPV6 | 0x84 => Some((6, TCP, TCP_CHECKSUM)),
+            GSO_UDP_L4 => Some((version, UDP, UDP_CHECKSUM)),
+            _ => None,
+        }
     }
 
     fn checksum_fits(&self, packet: &IpPacket<'_>, mtu: u16) -> bool {
@@ -232,12 +257,7 @@ impl Offload {
     }
 
     fn super_packet_fits(&self, packet: &IpPacket<'_>, mtu: u16) -> bool {
-        let (version, protocol, csum_offset) = match self.gso_type {
-            GSO_TCPV4 | 0x81 => (4, TCP, TCP_CHECKSUM),
-            GSO_TCPV6 | 0x84 => (6, TCP, TCP_CHECKSUM),
-            GSO_UDP_L4 => (packet.version(), UDP, UDP_CHECKSUM),
-            _ => return false,
-        };
+        let Some((version, protocol, csum_offset)) = self.kind(packet.version()) else { return false };
         let bytes = packet.as_bytes();
         let [hdr_len, gso_size, start] = [self.hdr_len, self.gso_size, self.csum_start].map(usize::from);
         let transport = bytes.get(start..).unwrap_or_default();

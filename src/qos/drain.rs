@@ -16,7 +16,7 @@ use super::batch::Room;
 use super::codel::QUANTUM;
 use super::flow_queues::Rank;
 use super::packets::Waiting;
-use crate::telemetry::{DropReason, Priority};
+use crate::telemetry::{DropReason, Priority, Size};
 
 /// Of so many bytes, one is a waiting class's own.
 pub const GUARANTEED_SHARE: usize = 8;
@@ -153,10 +153,10 @@ impl Backlog {
 }
 
 fn portion(head: &Waiting, room: Room) -> Portion {
-    let len = head.size().bytes;
-    let most = match (room.is_first, head.offload.is_super()) {
+    let Size { packets, bytes: len } = head.size();
+    let most = match (room.is_first, packets > 1) {
         (true, false) => u64::MAX,
-        (true, true) => room.batch + room.batch / WHOLE,
+        (true, true) => room.batch.saturating_add(room.batch / WHOLE),
         (false, _) => room.batch,
     };
     let segment = head.segment_len();

@@ -294,4 +294,6 @@ impl fmt::Debug for Producer<'_> {
 }
 
 #[cfg(test)]
+mod super_packets;
+#[cfg(test)]
 mod tests;

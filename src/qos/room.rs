@@ -127,7 +127,9 @@ impl Backlog {
     /// Follows the pace at which the queue is drained: what is too much now goes.
     pub(super) fn follow_pace(&mut self, now: u64) {
         let before = std::mem::replace(&mut self.extra, self.pace.extra(now, BULK_BYTES));
-        while self.bulk_occupied() + self.lent > BULK_BYTES + SPLIT_BYTES + self.extra {
+        // What was cut off is the consumer's; who has taken nothing leaves the room for it free.
+        let split = SPLIT_BYTES.min(self.lent);
+        while self.bulk_occupied() + self.lent > BULK_BYTES + split + self.extra {
             let [_, normal, low] = &self.classes;
             let fattest = if low.occupied >= normal.occupied { Priority::Low } else { Priority::Normal };
             if self.classes[fattest as usize].packets == 0 {

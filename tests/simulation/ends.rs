@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 use smartvpn::codec::disconnect::DisconnectCode;
-use smartvpn::codec::hello::Accepted;
-use smartvpn::packet::Record;
+use smartvpn::codec::hello::{Accepted, Features};
+use smartvpn::packet::{Offload, Record};
 use smartvpn::session::{
     AwaitingResponse, ClientFailure, Listening, Opened, ReplayCache, Session, SessionError, Unconfirmed,
 };
@@ -62,7 +62,7 @@ pub(crate) struct Node {
     pub(crate) state: State,
     pub(crate) end: Option<End>,
     /// Packets that were sealed here and did not come out at the other end yet.
-    pub(crate) in_flight: VecDeque<Vec<u8>>,
+    pub(crate) in_flight: VecDeque<(Vec<u8>, Offload)>,
     /// Frames that were sent here and were not accepted at the other end yet.
     pub(crate) genuine: VecDeque<Vec<u8>>,
     /// The prefix of the sealed frames sent here, and the next counter.
@@ -72,6 +72,10 @@ pub(crate) struct Node {
     pub(crate) opened: Used,
     pub(crate) key_events: usize,
     pub(crate) delivered: usize,
+    /// Of these, those that came with an offload header.
+    pub(crate) offloaded: usize,
+    /// Bundles of several packets that were opened here.
+    pub(crate) bundles: usize,
     pub(crate) left: Option<DisconnectCode>,
 }
 
@@ -100,18 +104,21 @@ impl Node {
             opened: Used { frames: 0, bytes: 0 },
             key_events: 0,
             delivered: 0,
+            offloaded: 0,
+            bundles: 0,
             left: None,
         }
     }
 
-    pub(crate) const fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         if self.left.is_some() {
             return Stage::Closed;
         }
-        match self.state {
+        match &self.state {
             State::Awaiting(_) => Stage::Awaiting,
             State::Listening(_) => Stage::Listening,
             State::Unconfirmed(_) => Stage::Unconfirmed,
+            State::Up(session) if session.features().bundle => Stage::UpWithBundles,
             State::Up(_) => Stage::Up,
             State::Over => Stage::Closed,
         }
@@ -131,7 +138,8 @@ pub(crate) fn step(
     match state {
         State::Awaiting(awaiting) => match awaiting.handle_message(now, rng, message) {
             Ok(connected) => {
-                assert_eq!(connected.hello, accepted());
+                let features = connected.session.features();
+                assert_eq!(connected.hello, Accepted { features, ..accepted() });
                 Ok((State::Up(Box::new(connected.session)), None))
             }
             Err(ClientFailure::Disconnected(_)) => Err(End::PlainDisconnect),
@@ -155,6 +163,11 @@ pub(crate) fn step(
         },
         State::Over => Ok((State::Over, None)),
     }
+}
+
+/// What PROTOCOL §3 puts in force of what a client offers, at a server that has bundles and offloads.
+pub(crate) const fn in_force(offered: Features) -> Features {
+    Features { bundle: offered.bundle, offload: offered.bundle && offered.offload, rekey: false }
 }
 
 /// The hello of a server that lets the client in.

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at what must not be")]
 #![expect(clippy::print_stdout, reason = "a failing story names its seed")]
 
+mod bundles;
 mod ends;
 mod handshake;
 mod hostile;
@@ -81,6 +82,7 @@ impl Tally {
 /// Without mischief everything arrives, and both ends know how it ended.
 #[test]
 fn good_weather() {
+    let tally = Tally::default();
     tell(|seed| {
         let climate = Climate {
             stall: Duration::from_millis(800),
@@ -96,8 +98,11 @@ fn good_weather() {
         for side in Side::BOTH {
             assert_eq!(world.undelivered_from(side), 0);
             assert!(world.delivered_to(side) > 0);
+            let (bundles, offloaded) = world.bundled_to(side);
+            tally.count((side, bundles > 0, offloaded > 0));
         }
     });
+    tally.expect(&["Client, true, true", "Server, true, true", "true, false", "false, false"]);
 }
 
 /// Stalls, cuts and early goodbyes: an end may come at any time, but never by a fault.

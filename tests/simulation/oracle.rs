@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+use smartvpn::packet::Offload;
+
 use crate::hostile::plain_disconnect;
 
 pub(crate) const HEADER: usize = 5;
@@ -17,6 +19,8 @@ pub(crate) enum Stage {
     Awaiting,
     Unconfirmed,
     Up,
+    /// Up, with the feature `bundle` in force.
+    UpWithBundles,
     /// Disconnect seen or sent, or the connection has ended.
     Closed,
 }
@@ -28,6 +32,7 @@ impl Stage {
             Self::Awaiting => matches!(kind, 0x02 | 0x3f),
             Self::Answering | Self::Unconfirmed => kind == 0x20,
             Self::Up => matches!(kind, 0x10 | 0x20 | 0x21 | 0x3f),
+            Self::UpWithBundles => matches!(kind, 0x10 | 0x11 | 0x20 | 0x21 | 0x3f),
             Self::Closed => true,
         }
     }
@@ -47,11 +52,11 @@ impl Stage {
         }
     }
 
-    const fn after(self, kind: u8) -> Self {
+    const fn after(self, kind: u8, up: Self) -> Self {
         match (self, kind) {
             (Self::Listening, _) => Self::Answering,
-            (Self::Up, 0x3f) => Self::Closed,
-            (Self::Awaiting | Self::Unconfirmed | Self::Up, _) => Self::Up,
+            (Self::Up | Self::UpWithBundles, 0x3f) => Self::Closed,
+            (Self::Awaiting | Self::Unconfirmed, _) => up,
             (stage, _) => stage,
         }
     }
@@ -68,8 +73,9 @@ pub(crate) struct Verdict {
     pub(crate) plain_disconnect: bool,
 }
 
-/// Judges `message` in `stage`, where `genuine` are the sender's frames that are still to come.
-pub(crate) fn judge(mut stage: Stage, genuine: &VecDeque<Vec<u8>>, message: &[u8]) -> Verdict {
+/// Judges `message` in `stage`, where `genuine` are the sender's frames that are still to come. A handshake
+/// ends in the stage `up`.
+pub(crate) fn judge(mut stage: Stage, up: Stage, genuine: &VecDeque<Vec<u8>>, message: &[u8]) -> Verdict {
     let mut verdict = Verdict::default();
     let mut rest = message;
     while stage != Stage::Closed {
@@ -81,7 +87,7 @@ pub(crate) fn judge(mut stage: Stage, genuine: &VecDeque<Vec<u8>>, message: &[u8
         if genuine.get(verdict.accepted).is_some_and(|genuine| genuine == frame) && stage != Stage::Answering
         {
             verdict.accepted += 1;
-            stage = stage.after(frame[0]);
+            stage = stage.after(frame[0], up);
         } else if stage == Stage::Awaiting && frame[0] == 0x3f {
             verdict.plain_disconnect = frame == plain_disconnect();
             verdict.close = (!verdict.plain_disconnect).then_some(1002);
@@ -104,6 +110,26 @@ fn frame_length(stage: Stage, message: &[u8]) -> Option<usize> {
     let announced = usize::try_from(u32::from_be_bytes(header[1..].try_into().ok()?)).ok()?;
     let good = stage.allows(header[0]) && stage.lengths(header[0]).contains(&announced);
     (good && announced <= payload.len()).then_some(HEADER + announced)
+}
+
+/// How many packets a genuine frame has, of those that are sent in it and behind it: a bundle's length tells.
+pub(crate) fn packets_in<'p>(frame: &[u8], sent: impl Iterator<Item = &'p (Vec<u8>, Offload)>) -> usize {
+    match frame[0] {
+        0x10 => 1,
+        0x11 => {
+            let mut room = frame.len() - HEADER - 40;
+            let fits = |(packet, offload): &&(Vec<u8>, Offload)| {
+                let record = packet.len() + if *offload == Offload::NONE { 4 } else { 14 };
+                let fits = room >= record;
+                room = room.saturating_sub(record);
+                fits
+            };
+            let count = sent.take_while(fits).count();
+            assert_eq!(room, 0, "a bundle of other packets");
+            count
+        }
+        _ => 0,
+    }
 }
 
 /// The frames of a genuine message.

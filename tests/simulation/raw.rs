@@ -6,7 +6,7 @@ use std::time::Instant;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use smartvpn::codec::frame::{FrameType, header};
-use smartvpn::codec::hello::{ClientHello, ServerHello};
+use smartvpn::codec::hello::{Accepted, ClientHello, Features, ServerHello};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::crypto::noise::{self, Initiated, Pattern};
 use smartvpn::crypto::seal::{Opener, Sealer};
@@ -16,7 +16,7 @@ use smartvpn::session::{
     SessionError, Unconfirmed, client,
 };
 
-use crate::ends::accepted;
+use crate::ends::{accepted, in_force};
 use crate::oracle::{HEADER, frames};
 use crate::world::{HANDSHAKE_TIMEOUT, epoch};
 
@@ -76,16 +76,26 @@ impl Bench {
 
     /// A server that awaits the confirmation, and its client made by hand.
     pub(crate) fn unconfirmed(&mut self) -> (Unconfirmed, Raw) {
-        let (initiated, frame1) = self.raw_hello(b"{\"version\":1}");
+        self.unconfirmed_with(Features::NONE)
+    }
+
+    fn unconfirmed_with(&mut self, offered: Features) -> (Unconfirmed, Raw) {
+        let hello = ClientHello { features: offered, ..ClientHello::default() };
+        let (initiated, frame1) = self.raw_hello(&hello.encode());
         let (unconfirmed, frame2) = self.answer(frame1);
         let (hello, handshake) = initiated.finish(&frame2[HEADER..]).unwrap();
-        assert_eq!(hello, ServerHello::Accepted(Box::new(accepted())).encode());
+        assert_eq!(hello.to_vec(), server_hello(offered));
         (unconfirmed, Raw::client(&handshake))
     }
 
     /// A server's session, and its client made by hand.
     pub(crate) fn server(&mut self) -> (Session, Raw) {
-        let (unconfirmed, mut raw) = self.unconfirmed();
+        self.server_with(Features::NONE)
+    }
+
+    /// The same, for a client that offers these features.
+    pub(crate) fn server_with(&mut self, offered: Features) -> (Session, Raw) {
+        let (unconfirmed, mut raw) = self.unconfirmed_with(offered);
         let mut message = raw.seal(FrameType::Keepalive, &[0; 8]);
         let mut session = unconfirmed
             .handle_message(self.now, &mut self.rng, &mut message, |_| panic!("no packet"))
@@ -116,7 +126,7 @@ impl Bench {
 
     /// A client's session, unconfirmed as yet, and its server made by hand.
     pub(crate) fn client(&mut self, params: ClientParams) -> (Session, Raw) {
-        let hello = ServerHello::Accepted(Box::new(accepted())).encode();
+        let hello = server_hello(params.hello.features);
         let (connected, raw) = self.connect(params, &hello, |_| Vec::new());
         (connected.unwrap().session, raw)
     }
@@ -163,6 +173,12 @@ impl Raw {
         assert_eq!(any, !message.is_empty());
         self.open(&message)
     }
+}
+
+/// The hello of a server that puts in force what it can of this.
+fn server_hello(offered: Features) -> Vec<u8> {
+    let hello = Accepted { features: in_force(offered), ..accepted() };
+    ServerHello::Accepted(Box::new(hello)).encode().to_vec()
 }
 
 pub(crate) fn frame(kind: FrameType, payload: &[u8]) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use smartvpn::codec::close::CloseCode;
 use smartvpn::codec::disconnect::{Disconnect, DisconnectCode};
 use smartvpn::codec::frame::FrameType;
-use smartvpn::session::{ClientFailure, client};
+use smartvpn::session::{ClientFailure, FEATURES, client};
 
 use crate::oracle::Stage;
 use crate::raw::Bench;
@@ -16,17 +16,19 @@ enum Place {
     ServerUnconfirmed,
     ServerUp,
     ClientUp,
+    ServerUpWithBundles,
     DisconnectSeen,
     DisconnectSent,
 }
 
 impl Place {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::ServerStart,
         Self::ClientAwaiting,
         Self::ServerUnconfirmed,
         Self::ServerUp,
         Self::ClientUp,
+        Self::ServerUpWithBundles,
         Self::DisconnectSeen,
         Self::DisconnectSent,
     ];
@@ -37,6 +39,7 @@ impl Place {
             Self::ClientAwaiting => Stage::Awaiting,
             Self::ServerUnconfirmed => Stage::Unconfirmed,
             Self::ServerUp | Self::ClientUp => Stage::Up,
+            Self::ServerUpWithBundles => Stage::UpWithBundles,
             Self::DisconnectSeen | Self::DisconnectSent => Stage::Closed,
         }
     }
@@ -63,6 +66,10 @@ impl Place {
             Self::ClientUp => {
                 let (mut session, mut raw) = bench.client(bench.params());
                 raw.take(&mut session);
+                session.handle_message(now, &mut message, |_| panic!("a packet"))
+            }
+            Self::ServerUpWithBundles => {
+                let (mut session, _) = bench.server_with(FEATURES);
                 session.handle_message(now, &mut message, |_| panic!("a packet"))
             }
             Self::DisconnectSeen => {

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use smartvpn::codec::disconnect::DisconnectCode;
-use smartvpn::codec::hello::ClientHello;
+use smartvpn::codec::hello::{ClientHello, Features};
 use smartvpn::crypto::keys::Keypair;
-use smartvpn::packet::Record;
+use smartvpn::packet::{Offload, Record};
 use smartvpn::session::{ClientParams, Event, KeepaliveCap, KeyLimits, Listening, ReplayCache, client};
 
-use crate::ends::{End, Node, Side, State, Used, step};
+use crate::ends::{End, Node, Side, State, Used, in_force, step};
 use crate::hostile::{self, Memory};
-use crate::oracle::{HEADER, Stage, Verdict, frames, judge};
+use crate::oracle::{HEADER, Stage, Verdict, frames, judge, packets_in};
 
 /// From connecting to confirmation, at either end.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +25,12 @@ const HANDSHAKE_MESSAGE_MAX: usize = 8_197;
 
 /// A message afterwards.
 const SESSION_MESSAGE_MAX: usize = 262_144;
+
+/// What a packet costs in a frame of its own, which is more than in a bundle.
+const FRAME_COST: usize = 5 + 40;
+
+/// Packets of a batch, in bytes, a last one apart: with it they may be more than one frame takes.
+const BATCH_BYTES: usize = 128 * 1024;
 
 /// Where simulated time begins.
 #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
@@ -63,6 +69,8 @@ pub(crate) struct World {
     rng: StdRng,
     climate: Climate,
     nodes: [Node; 2],
+    /// What the hellos put in force.
+    features: Features,
     /// `pipes[side]` carries what `side` sends.
     pipes: [Pipe; 2],
     replay: ReplayCache,
@@ -80,9 +88,11 @@ impl World {
         let now = epoch();
         let mut rng = StdRng::seed_from_u64(seed);
         let keypair = Arc::new(Keypair::generate(&mut rng));
+        let [bundle, offload, rekey] = rng.random();
+        let offered = Features { bundle, offload, rekey };
         let params = ClientParams {
             server_key: keypair.public,
-            hello: ClientHello::default(),
+            hello: ClientHello { features: offered, ..ClientHello::default() },
             keepalive_interval: rng.random_bool(0.3).then(|| Duration::from_secs(rng.random_range(5..=120))),
             keepalive_cap: KeepaliveCap::default(),
             key_limits: climate.key_limits,
@@ -106,6 +116,7 @@ impl World {
                 Node::new(State::Awaiting(Box::new(awaiting))),
                 Node::new(State::Listening(Listening::new(Arc::clone(&keypair)))),
             ],
+            features: in_force(offered),
             pipes,
             replay: ReplayCache::new(HANDSHAKE_TIMEOUT),
             memory: Memory::default(),
@@ -142,6 +153,15 @@ impl World {
 
     pub(crate) fn delivered_to(&self, side: Side) -> usize {
         self.nodes[side as usize].delivered
+    }
+
+    /// Bundles of several packets, and packets with an offload header, that came to `side`; what is in force
+    /// tells whether there may be any.
+    pub(crate) fn bundled_to(&self, side: Side) -> (usize, usize) {
+        let Node { bundles, offloaded, .. } = self.nodes[side as usize];
+        assert!(self.features.bundle || bundles == 0);
+        assert!(self.features.offload || offloaded == 0);
+        (bundles, offloaded)
     }
 
     /// Packets that `side` sealed and the other end did not get.
@@ -181,20 +201,18 @@ impl World {
         let node = &mut self.nodes[side as usize];
         let State::Up(session) = &mut node.state else { return };
         session.poll_transmit(&mut messages[0]).unwrap();
-        for _ in 0..self.rng.random_range(1..20) {
-            let length = match self.rng.random_range(0..30) {
-                0 => self.rng.random_range(0..=65_535),
-                1..10 => self.rng.random_range(0..64),
-                _ => self.rng.random_range(0..1_420),
-            };
-            let mut packet = vec![self.rng.random(); length];
-            let stamped = length.min(8);
-            packet[..stamped].copy_from_slice(&self.rng.random::<[u8; 8]>()[..stamped]);
-            if messages.last().unwrap().len() > SESSION_MESSAGE_MAX / 2 {
+        let mut left = self.rng.random_range(1..20);
+        while left > 0 {
+            let count = self.rng.random_range(1..=left);
+            left -= count;
+            let batch = draw_batch(&mut self.rng, self.features, count);
+            let length: usize = batch.iter().map(|(packet, _)| packet.len() + FRAME_COST).sum();
+            if messages.last().unwrap().len() + length > SESSION_MESSAGE_MAX {
                 messages.push(Vec::new());
             }
-            match session.seal_packet(self.now, &packet, messages.last_mut().unwrap()) {
-                Ok(()) => node.in_flight.push_back(packet),
+            let packets = batch.iter().map(|(packet, offload)| (packet.as_slice(), *offload));
+            match session.seal_packets(self.now, packets, messages.last_mut().unwrap()) {
+                Ok(()) => node.in_flight.extend(batch),
                 Err(error) => {
                     assert_eq!(error.close_code().as_u16(), 1000, "{error}");
                     assert!(node.left.is_some(), "{error}");
@@ -330,28 +348,33 @@ impl World {
             Side::Server => (server, client),
         };
         let stage = receiver.stage();
-        if !matches!(stage, Stage::Up | Stage::Closed) && !self.tampered {
+        if !matches!(stage, Stage::Up | Stage::UpWithBundles | Stage::Closed) && !self.tampered {
             assert!(message.len() <= HANDSHAKE_MESSAGE_MAX, "{} bytes in {stage:?}", message.len());
         }
-        let verdict = judge(stage, &sender.genuine, &message);
+        let up = if self.features.bundle { Stage::UpWithBundles } else { Stage::Up };
+        let verdict = judge(stage, up, &sender.genuine, &message);
         let mut packets = 0;
         for frame in sender.genuine.drain(..verdict.accepted) {
-            packets += usize::from(frame[0] == 0x10);
+            let count = packets_in(&frame, sender.in_flight.iter().skip(packets));
+            packets += count;
+            receiver.bundles += usize::from(count > 1);
             if frame[0] >= 0x10 {
                 receiver.opened.add(&frame);
             }
         }
-        let mut delivered = 0;
+        let (mut delivered, mut offloaded) = (0, 0);
         let in_flight = &mut sender.in_flight;
-        let sink = |Record { packet, .. }: Record<'_>| {
+        let sink = |Record { packet, offload }: Record<'_>| {
             let genuine = in_flight.pop_front().expect("a packet that was not sent");
-            assert!(packet == genuine, "a packet other than the next one");
+            assert!((&*packet, offload) == (&genuine.0, genuine.1), "a packet other than the next one");
             delivered += 1;
+            offloaded += usize::from(offload != Offload::NONE);
         };
         let state = std::mem::replace(&mut receiver.state, State::Over);
         let outcome = step(state, self.now, &mut self.rng, &mut self.replay, &mut message, sink);
         assert_eq!(delivered, packets, "packets of accepted frames are delivered, others are not");
         receiver.delivered += delivered;
+        receiver.offloaded += offloaded;
         self.apply(to, outcome, verdict);
     }
 
@@ -381,6 +404,7 @@ impl World {
     fn settle(&mut self, side: Side) {
         let node = &mut self.nodes[side as usize];
         let State::Up(session) = &mut node.state else { return };
+        assert_eq!(session.features(), self.features);
         let mut end = None;
         while let Some(event) = session.poll_event() {
             match event {
@@ -463,4 +487,29 @@ impl World {
         node.state = State::Over;
         self.push(side, Item::Close);
     }
+}
+
+/// Up to `count` packets that leave together; the session does not judge what they are.
+fn draw_batch(rng: &mut StdRng, features: Features, count: usize) -> Vec<(Vec<u8>, Offload)> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    while batch.len() < count && bytes < BATCH_BYTES {
+        let length = match rng.random_range(0..30) {
+            0 => rng.random_range(0..=65_535),
+            1..10 => rng.random_range(0..64),
+            _ => rng.random_range(0..1_420),
+        };
+        let offload = match features.offload && rng.random_bool(0.25) {
+            true => Offload::from_wire(rng.random()),
+            false => Offload::NONE,
+        };
+        // A record is not empty.
+        let length = if count > 1 || offload != Offload::NONE { length.max(1) } else { length };
+        let mut packet = vec![rng.random(); length];
+        let stamped = length.min(8);
+        packet[..stamped].copy_from_slice(&rng.random::<[u8; 8]>()[..stamped]);
+        bytes += length;
+        batch.push((packet, offload));
+    }
+    batch
 }

@@ -14,9 +14,9 @@ use super::super::tests::{dns, epoch, queue, read, udp};
 use super::*;
 use crate::telemetry::{DropReason::*, Priority, Size};
 
-const ALL: Allowance = Allowance::unlimited(usize::MAX);
+pub(super) const ALL: Allowance = Allowance::unlimited(usize::MAX);
 
-fn push_all(queue: &PacketQueue, now: Instant, packets: impl IntoIterator<Item = Vec<u8>>) {
+pub(super) fn push_all(queue: &PacketQueue, now: Instant, packets: impl IntoIterator<Item = Vec<u8>>) {
     let mut producer = queue.producer(now);
     packets.into_iter().for_each(|packet| producer.push(&packet, Offload::NONE));
 }
@@ -30,7 +30,7 @@ fn drain(queue: &PacketQueue, now: Instant) -> Vec<(u16, u32)> {
     seen
 }
 
-fn dropped(traffic: &Traffic, priority: Priority, reason: DropReason) -> u64 {
+pub(super) fn dropped(traffic: &Traffic, priority: Priority, reason: DropReason) -> u64 {
     traffic.drops().snapshot().get(priority, reason).packets
 }
 
@@ -615,7 +615,7 @@ proptest! {
 }
 
 /// The sums are those of the flows, and every flow is in the list it says.
-fn check_books(backlog: &Backlog, batch: &Batch) {
+pub(super) fn check_books(backlog: &Backlog, batch: &Batch) {
     use super::super::flow_queues::Rank;
     let mut sums = [(0, 0, 0); 3];
     let mut live = 0;
