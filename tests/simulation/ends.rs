@@ -49,6 +49,7 @@ impl Side {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "a test has few of them")]
 pub(crate) enum State {
     Awaiting(Box<AwaitingResponse>),
     Listening(Listening),
