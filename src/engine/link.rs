@@ -267,6 +267,7 @@ where
     /// Gives back memory that traffic no longer needs, at the slow pace of keepalives.
     fn rest(&mut self, now: Instant) {
         self.queue.trim(now);
+        self.batch.shrink();
         self.port.rest();
         self.websocket.shrink();
     }

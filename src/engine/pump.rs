@@ -9,7 +9,7 @@ use crate::tunnel::{READ_ROOM, Received, Tun};
 
 /// Packets taken from the descriptor before they are routed: the locks of a route are taken once
 /// for all of them, and other tasks run in between.
-const BATCH_PACKETS: usize = 64;
+const BATCH_PACKETS: usize = 128;
 
 /// Where a batch is read to, in bytes: three super-packets, or as many MTU packets as a batch has.
 const ARENA: usize = 3 * READ_ROOM;

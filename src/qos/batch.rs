@@ -72,6 +72,11 @@ impl Batch {
         self.packets.is_empty()
     }
 
+    /// Frees the room in the list that nothing lies in.
+    pub fn shrink(&mut self) {
+        self.packets.shrink_to_fit();
+    }
+
     /// How much its packets count for.
     pub fn size(&self) -> Size {
         self.size
@@ -98,7 +103,7 @@ impl Batch {
 }
 
 impl Default for Batch {
-    /// A batch for up to 64 packets.
+    /// A batch for up to 128 packets.
     fn default() -> Self {
         Self::new(BATCH_PACKETS)
     }

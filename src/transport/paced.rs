@@ -22,6 +22,10 @@ use crate::qos::DelayLimit;
 /// costs nothing beside the packets of that time.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// Bytes that are worth a look when they have been written: what is less does not fill a queue, and the look
+/// would be a good part of what an echo request costs.
+const WORTH_LOOKING: u64 = 4 * 1024;
+
 /// Less than a full segment is not worth a system call: more may be written soon.
 const WORTH_WRITING: u64 = 1460;
 
@@ -40,6 +44,8 @@ pub struct PacedTcp {
     /// What may be written before the next look; `None` is no limit.
     allowance: Option<u64>,
     looked: Option<Instant>,
+    /// Bytes written since then.
+    written: u64,
     /// Whether the kernel has had no room since then.
     waited: bool,
     /// While it runs, no more may be written. Kept for the next time.
@@ -74,6 +80,7 @@ impl PacedTcp {
             limit: DelayLimit::default(),
             allowance: None,
             looked: None,
+            written: 0,
             waited: false,
             pause: None,
             is_paused: false,
@@ -93,6 +100,7 @@ impl PacedTcp {
 
     fn look(&mut self, now: Instant) {
         self.looked = Some(now);
+        self.written = 0;
         // What the kernel does not tell cannot be held to.
         let Ok(TcpInfo { path, .. }) = TcpInfo::read(&self.tcp) else { return };
         let competed = self.limit.competes();
@@ -125,10 +133,14 @@ impl PacedTcp {
         } else {
             Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
         };
-        match (&written, &mut self.allowance) {
-            (Poll::Pending, _) => self.waited = true,
-            (Poll::Ready(Ok(bytes)), Some(allowance)) => *allowance = allowance.saturating_sub(*bytes as u64),
-            _ => {}
+        match &written {
+            Poll::Pending => self.waited = true,
+            Poll::Ready(Ok(bytes)) => {
+                let bytes = *bytes as u64;
+                self.written += bytes;
+                self.allowance = self.allowance.map(|allowance| allowance.saturating_sub(bytes));
+            }
+            Poll::Ready(Err(_)) => {}
         }
         written
     }
@@ -160,7 +172,8 @@ impl PacedTcp {
             self.is_paused = false;
             let now = Instant::now();
             let is_spent = self.allowance.is_some_and(|bytes| bytes < WORTH_WRITING);
-            if is_spent || self.looked.is_none_or(|looked| now - looked >= LOOK) {
+            let is_due = self.looked.is_none_or(|looked| now - looked >= LOOK);
+            if is_spent || is_due && (self.waited || self.written >= WORTH_LOOKING) {
                 self.look(now);
             }
             match self.allowance {
