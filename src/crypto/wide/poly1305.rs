@@ -238,3 +238,28 @@ fn vectors(numbers: [Number; 8]) -> [__m512i; 3] {
     };
     [limb(0), limb(1), limb(2)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Limbs as a product may leave them: rare ones, which no message is known to lead to.
+    #[test]
+    fn every_edge_is_reduced() {
+        const PRIME: (u64, u128) = (3, u128::MAX - 4);
+        for a0 in (0..8).chain(MASK_44 - 8..=MASK_44) {
+            for a1 in [0, 1, MASK_44 - 1, MASK_44, MASK_44 + 1, MASK_44 + 512] {
+                for a2 in [0, 1, MASK_42 - 1, MASK_42] {
+                    let low = (u128::from(a1) << 44) + u128::from(a0);
+                    let (low, carry) = low.overflowing_add(u128::from(a2) << 88);
+                    let mut expected = ((a2 >> 40) + u64::from(carry), low);
+                    if expected >= PRIME {
+                        let (low, borrow) = expected.1.overflowing_sub(PRIME.1);
+                        expected = (expected.0 - PRIME.0 - u64::from(borrow), low);
+                    }
+                    assert_eq!(Number([a0, a1, a2]).reduced(), expected.1, "{a0:x} {a1:x} {a2:x}");
+                }
+            }
+        }
+    }
+}

@@ -7,8 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::room::{
-    BATCH_PACKETS, BULK_BYTES, BULK_PACKETS, EXTRA_PER_PACKET, HIGH_PATIENCE, QUEUE_BYTES, QUEUE_PACKETS,
-    SHARE_BYTES,
+    BULK_BYTES, BULK_PACKETS, EXTRA_PER_PACKET, HIGH_PATIENCE, QUEUE_BYTES, QUEUE_PACKETS, SHARE_BYTES,
 };
 use super::super::tests::{dns, epoch, queue, read, udp};
 use super::*;
@@ -140,18 +139,19 @@ fn the_bound_is_memory_and_packets() {
 
 #[test]
 fn what_the_consumer_has_counts_until_it_is_given_back() {
+    const TAKEN: usize = 64;
     let ((queue, traffic), now) = (queue(), epoch());
     let full = BULK_BYTES / 2048;
     push_all(&queue, now, (0..full as u32).map(|number| udp(number as u16, number, 1420)));
-    let mut batch = Batch::default();
+    let mut batch = Batch::new(TAKEN);
     queue.drain_into(now, &mut batch, ALL);
     push_all(&queue, now, [udp(1000, 0, 1420)]);
-    assert_eq!(queue.len(), full - BATCH_PACKETS);
+    assert_eq!(queue.len(), full - TAKEN);
     assert_eq!(dropped(&traffic, Priority::Normal, QueueFull), 1);
     queue.drain_into(now, &mut batch, ALL);
     push_all(&queue, now, (0..70).map(|number| udp(2000 + number as u16, number, 1420)));
-    assert_eq!(queue.len(), full - BATCH_PACKETS);
-    assert_eq!(dropped(&traffic, Priority::Normal, QueueFull), 1 + 70 - BATCH_PACKETS as u64);
+    assert_eq!(queue.len(), full - TAKEN);
+    assert_eq!(dropped(&traffic, Priority::Normal, QueueFull), 1 + 70 - TAKEN as u64);
 }
 
 #[test]
