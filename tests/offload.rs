@@ -24,6 +24,7 @@ use namespace::{Helper, block_on, ip_in, isolated, run};
 use smartvpn::network::Netlink;
 use smartvpn::packet::{Egress, Intake, Offload, Record, segment};
 use smartvpn::tunnel::{Offloads, READ_ROOM, Received, Tun, TunConfig, TunWriter};
+use tokio::task::JoinSet;
 
 const MTU: u16 = 1420;
 const PORT: u16 = 7777;
@@ -79,6 +80,7 @@ struct Path {
     /// The carriers let packets gather before they read.
     gathers: Arc<AtomicBool>,
     offloads: Offloads,
+    carriers: JoinSet<()>,
     _peer: Helper,
 }
 
@@ -107,20 +109,22 @@ impl Path {
             ip_in(&peer, arguments);
         }
 
-        let (counts, gathers) = (Arc::default(), Arc::default());
+        let (counts, gathers, mut carriers) = (Arc::default(), Arc::default(), JoinSet::new());
         let offloads = near.offloads();
         for (from, to) in [(&near, &far), (&far, &near)] {
             let (from, to) = (Arc::clone(from), Arc::clone(to));
-            tokio::spawn(carry(from, to, way, Arc::clone(&counts), Arc::clone(&gathers)));
+            carriers.spawn(carry(from, to, way, Arc::clone(&counts), Arc::clone(&gathers)));
         }
-        Self { counts, gathers, offloads, _peer: peer }
+        Self { counts, gathers, offloads, carriers, _peer: peer }
     }
 
     /// What passes while `traffic` runs, on a thread of its own.
-    async fn watch(&self, traffic: impl FnOnce() + Send + 'static) -> Counts {
+    async fn watch(&mut self, traffic: impl FnOnce() + Send + 'static) -> Counts {
         *self.counts.lock().unwrap() = Counts::default();
-        let ended = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(traffic));
-        ended.await.expect("in time").unwrap();
+        tokio::select! {
+            ended = tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(traffic)) => ended.unwrap().unwrap(),
+            failed = self.carriers.join_next() => panic!("{failed:?}"),
+        }
         *self.counts.lock().unwrap()
     }
 }
@@ -263,7 +267,7 @@ fn datagrams(from: IpAddr, to: IpAddr, length: usize) {
 }
 
 /// What passed with TCP and with UDP, over both families.
-async fn traffic(path: &Path) -> [Counts; 2] {
+async fn traffic(path: &mut Path) -> [Counts; 2] {
     let families = [("10.9.0.1", "10.9.0.2", 1392), ("fd00:9::1", "fd00:9::2", 1372)]
         .map(|(from, to, longest)| (from.parse().unwrap(), to.parse().unwrap(), longest));
     let tcp = path.watch(move || families.iter().for_each(|(_, to, _)| streams(*to))).await;
@@ -280,9 +284,9 @@ async fn traffic(path: &Path) -> [Counts; 2] {
 fn super_packets_pass_whole() {
     isolated("super_packets_pass_whole", || {
         block_on(async {
-            let path = Path::new(Way::Whole);
+            let mut path = Path::new(Way::Whole);
             assert_ne!(path.offloads, Offloads::None);
-            let [tcp, udp] = traffic(&path).await;
+            let [tcp, udp] = traffic(&mut path).await;
             println!("{tcp:?}\n{udp:?}");
             assert!(tcp.super_bytes * 2 > tcp.read_bytes, "{tcp:?}");
             assert_eq!(tcp.read, tcp.carried);
@@ -296,8 +300,8 @@ fn super_packets_pass_whole() {
 fn super_packets_are_cut_and_joined_again() {
     isolated("super_packets_are_cut_and_joined_again", || {
         block_on(async {
-            let path = Path::new(Way::Cut);
-            let [tcp, udp] = traffic(&path).await;
+            let mut path = Path::new(Way::Cut);
+            let [tcp, udp] = traffic(&mut path).await;
             println!("{tcp:?}\n{udp:?}");
             assert!(tcp.carried >= 4 * (STREAM / usize::from(MTU)) as u64);
             assert!(tcp.written * 4 < tcp.carried && tcp.joined > 0, "{tcp:?}");
@@ -313,8 +317,8 @@ fn super_packets_are_cut_and_joined_again() {
 fn a_path_without_offloads_gets_plain_packets() {
     isolated("a_path_without_offloads_gets_plain_packets", || {
         block_on(async {
-            let path = Path::new(Way::Plain);
-            let [tcp, udp] = traffic(&path).await;
+            let mut path = Path::new(Way::Plain);
+            let [tcp, udp] = traffic(&mut path).await;
             println!("{tcp:?}\n{udp:?}");
             assert!(tcp.supers > 0 && tcp.read < tcp.carried, "{tcp:?}");
             for counts in [tcp, udp] {

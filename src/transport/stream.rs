@@ -11,7 +11,7 @@ use super::paced::{PacedTcp, Quantum};
 
 /// A connected TCP stream, with TLS or (behind a proxy that ends TLS) without.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "plain connections are few, and each has one")]
+#[expect(clippy::large_enum_variant, reason = "there is one for each connection, and none lies in a list")]
 pub enum Stream {
     /// Bytes go to TCP as they are.
     Plain(PacedTcp),

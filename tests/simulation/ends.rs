@@ -53,7 +53,7 @@ impl Side {
 pub(crate) enum State {
     Awaiting(Box<AwaitingResponse>),
     Listening(Listening),
-    Unconfirmed(Unconfirmed),
+    Unconfirmed(Box<Unconfirmed>),
     Up(Box<Session>),
     Over,
 }
@@ -149,7 +149,7 @@ pub(crate) fn step(
         State::Listening(listening) => match listening.handle_message(now, rng, replay, message) {
             Ok(Opened::Request(request)) => {
                 let (unconfirmed, frame) = request.accept(&accepted(), rng).map_err(fault)?;
-                Ok((State::Unconfirmed(unconfirmed), Some(frame)))
+                Ok((State::Unconfirmed(Box::new(unconfirmed)), Some(frame)))
             }
             Ok(Opened::Refused { .. }) => panic!("a good hello was refused"),
             Err(error) => Err(fault(error)),
