@@ -49,7 +49,6 @@ impl Side {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "a test has few of them")]
 pub(crate) enum State {
     Awaiting(Box<AwaitingResponse>),
     Listening(Listening),
