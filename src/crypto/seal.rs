@@ -321,7 +321,9 @@ impl Subkey {
     }
 
     fn wide_for(&self, length: usize) -> Option<&Wide> {
-        self.wide.as_ref().filter(|_| length >= WIDE_FROM)
+        // Without optimisation its vectors go through memory and calls, and sessions would crawl.
+        let is_optimised = cfg!(not(debug_assertions)) || cfg!(test);
+        self.wide.as_ref().filter(|_| length >= WIDE_FROM && is_optimised)
     }
 
     /// Encrypts in place and returns the tag.
