@@ -103,10 +103,11 @@ describe('a rate limit', { skip: requires('iperf3') }, () => {
   });
 
   const cases = LONG
-    ? [1e5, 1e6, 1e7].flatMap((rate) => [1, 4].map((flows) => [rate, flows]))
+    ? [1e5, 1e6, 1e7, 1e8].flatMap((rate) => [1, 4].map((flows) => [rate, flows]))
     : [
         [1e5, 4],
         [1e7, 1],
+        [1e8, 1],
       ];
   for (const [rate, flows] of cases) {
     it(`of ${rate} bytes a second is what ${flows} TCP flow(s) get`, async (t) => {

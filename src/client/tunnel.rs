@@ -73,6 +73,9 @@ impl Tunnel {
         let tun =
             Tun::create(&TunConfig { name: config.tun_name.clone(), mtu: hello.mtu, multi_queue: false })?;
         let tun = Arc::new(tun);
+        if let Some(remark) = tun.remark() {
+            shared.events.log(LogLevel::Warn, "tun", remark);
+        }
         let netlink = Arc::new(Netlink::open()?);
         let changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
         let queue = Arc::new(PacketQueue::new(Arc::clone(traffic), FlowHasher::new(&mut rand::rng())));

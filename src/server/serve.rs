@@ -53,6 +53,9 @@ impl Serving {
         let lanes = Lane::for_each_core();
         let tun = open_tun(&config, &lanes)?;
         let queues = open_queues(&tun, &lanes);
+        if let Some(remark) = tun.remark() {
+            shared.events.log(LogLevel::Warn, "tun", remark);
+        }
         let mut changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
         if let Err(error) = set_up(&config, &netlink, &tun, &mut changes, shared).await {
             changes.undo().await;

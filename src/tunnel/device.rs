@@ -94,6 +94,12 @@ impl Tun {
         self.index
     }
 
+    /// What the user is to know of this device, if anything.
+    pub fn remark(&self) -> Option<&'static str> {
+        let refused = "the kernel refuses offloads (TUNSETOFFLOAD): packets pass one by one, which is slower";
+        (self.offloads == Offloads::None).then_some(refused)
+    }
+
     /// What the kernel takes and gives as one packet.
     pub fn offloads(&self) -> Offloads {
         self.offloads
@@ -156,7 +162,7 @@ impl Tun {
             Err(error) => match refusal(name, error) {
                 TunError::Failed(error) => {
                     let device = build(name, config, false).map_err(|error| refusal(name, error))?;
-                    tracing::warn!(%error, "the kernel refuses offloads; packets pass one by one, which is slower");
+                    tracing::debug!(%error, "the kernel refuses offloads");
                     (device, Offloads::None)
                 }
                 refused => return Err(refused),
