@@ -14,7 +14,7 @@ import {
   reading,
   sumOfDrops,
 } from './support/load.mjs';
-import { endAll } from './support/program.mjs';
+import { daemonOf, endAll } from './support/program.mjs';
 import { LONG, missingDaemon, requires, TUNNEL, useSite } from './support/site.mjs';
 import { eventually, interfaceWith, ping } from './support/traffic.mjs';
 
@@ -318,11 +318,57 @@ describe('a client that has stopped', { skip: requires() || missingDaemon() }, (
     const { reasons } = sumOfDrops(await vpn.getClientTelemetry(clientId));
     assert.ok(reasons['queue-full'] > 0, JSON.stringify(reasons));
   });
+
+  it(
+    'leaves another its throughput, and its echo requests their time',
+    { skip: requires('iperf3') },
+    async (t) => {
+      const { vpn } = await site.serve();
+      const stalled = await site.connect();
+      const stalledPid = daemonOf(stalled.agent);
+      const other = await site.connect({}, { host: site.clients[1] });
+      const { clientId } = (await vpn.listClients()).find(
+        ({ assignedIp }) => assignedIp === other.assignedIp,
+      );
+
+      /** What the other client gets, first at rest and then busy. */
+      const measured = async () => {
+        const times = await pingTimes(site.clients[1], TUNNEL.server, { count: 200, intervalSecs: 0.005 });
+        const load = await bulk(site.clients[1], site.server, TUNNEL.server, { reverse: true });
+        await sleep(500);
+        const rate = await rateOf(vpn, clientId, 'bytesSent', LONG ? 5_000 : 1_500);
+        await load.stop();
+        return { p99: times[Math.ceil(0.99 * times.length) - 1], answered: times.length, rate };
+      };
+      const alone = await measured();
+      // TCP stops with its receiver; datagrams go on coming.
+      await bulk(site.client, site.server, TUNNEL.server, { flows: 4, reverse: true });
+      await sleep(500);
+      process.kill(stalledPid, 'SIGSTOP');
+      const flood = await datagrams(site.server, stalled.assignedIp, PORT, {
+        size: 1400,
+        bytesPerSec: 10e6,
+        seconds: 60,
+      });
+      await sleep(500);
+      const beside = await measured();
+      await flood.stop();
+      process.kill(stalledPid, 'SIGCONT');
+
+      for (const [when, { p99, answered, rate }] of Object.entries({ alone, beside })) {
+        t.diagnostic(`${when}: p99 of ${answered} pings ${p99} ms, ${(rate / 1e6).toFixed(0)} MB/s`);
+      }
+      assert.ok(beside.answered >= 190, `${beside.answered} of 200 were answered`);
+      assert.ok(beside.p99 < alone.p99 + 50, `${beside.p99} ms beside it, ${alone.p99} ms alone`);
+      assert.ok(beside.rate > 0.35 * alone.rate, `${beside.rate} B/s beside it, ${alone.rate} B/s alone`);
+    },
+  );
 });
 
-/** The daemon that a process has started. */
-function daemonOf({ pid }) {
-  return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim());
+/** Round-trip times of echo requests in milliseconds, the shortest first. */
+async function pingTimes(host, target, options) {
+  const { output } = await ping(host, target, options);
+  return Array.from(output.matchAll(/time=([\d.]+) ms/g), ([, ms]) => Number(ms)).toSorted((a, b) => a - b);
 }
 
 /** What a process has in memory that is its own. */

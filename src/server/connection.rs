@@ -1,6 +1,7 @@
 //! One connection, from TCP to its end.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,28 +75,43 @@ pub(super) async fn serve(
     from: SocketAddr,
     permit: OwnedSemaphorePermit,
 ) {
+    // What is needed for the beginning or the end only has memory of its own: a task keeps its size.
+    let Some(mut running) = Box::pin(begin(&hub, &place, tcp, from, permit)).await else { return };
+    let end = running.link.run().await;
+    tracing::debug!(client = running.registered.peer.id, ?end, "session ends");
+    running.leave(&end).await;
+}
+
+/// From TCP to a session.
+async fn begin(
+    hub: &Arc<Hub>,
+    place: &Place,
+    tcp: std::net::TcpStream,
+    from: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) -> Option<Box<Running>> {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-    let tcp = match TcpStream::from_std(tcp) {
-        Ok(tcp) => tcp,
-        Err(error) => return tracing::debug!(%from, %error, "a connection cannot be waited for"),
-    };
-    let upgraded = match upgrade(tcp, hub.tls.as_ref(), &hub.upgrade, deadline).await {
-        Ok(upgraded) => upgraded,
-        Err(error) => return tracing::debug!(%from, %error, "no tunnel came of a connection"),
-    };
+    let tcp = TcpStream::from_std(tcp)
+        .inspect_err(|error| tracing::debug!(%from, %error, "a connection cannot be waited for"))
+        .ok()?;
+    let upgraded = upgrade(tcp, hub.tls.as_ref(), &hub.upgrade, deadline)
+        .await
+        .inspect_err(|error| tracing::debug!(%from, %error, "no tunnel came of a connection"))
+        .ok()?;
     let source = client_address(from, &upgraded.forwarded_for, &hub.config.trusted_proxies);
     let mut websocket = upgraded.websocket;
-    let handshake = Handshake { hub: &hub, place: &place, source, port: from.port(), deadline };
+    let handshake = Handshake { hub, place, source, port: from.port(), deadline };
     match handshake.run(&mut websocket).await {
         Ok(up) => {
             drop(permit);
-            up.carry(&hub, websocket).await;
+            Some(Box::new(up.carry(hub, websocket)))
         }
         Err((error, code)) => {
             tracing::debug!(%from, %error, "no session came of a connection");
             if let Some(code) = code {
                 websocket.close(code, "", CLOSE_WAIT).await;
             }
+            None
         }
     }
 }
@@ -261,38 +277,54 @@ impl Handshake<'_> {
 }
 
 impl Up {
-    /// Carries packets until the session ends.
-    async fn carry(self, hub: &Arc<Hub>, websocket: Socket) {
+    /// What carries packets until the session ends.
+    fn carry(self, hub: &Arc<Hub>, websocket: Socket) -> Running {
         let Self { session, peer, port, orders, reservation } = self;
         let (queue, traffic) = (Arc::clone(&peer.queue), Arc::clone(&peer.traffic));
-        let mut registered = Registered { hub, peer: &peer, reason: DisconnectReason::ConnectionLost };
         if hub.is_closing() {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
         }
         let quantum = websocket.stream().quantum();
         let meter = Meter::new(Arc::clone(&peer.limits));
         let link = Link::new(websocket, session, port, queue, traffic, orders);
-        let mut link = link.with_quantum(quantum).with_meter(meter);
-        let end = link.run().await;
-        tracing::debug!(client = peer.id, ?end, "session ends");
+        let link = link.with_quantum(quantum).with_meter(meter);
+        let registered = Registered { hub: Arc::clone(hub), peer, reason: DisconnectReason::ConnectionLost };
+        Running { link, registered, reservation }
+    }
+}
+
+/// A session that carries packets.
+struct Running {
+    link: Link<Stream, Uplink>,
+    registered: Registered,
+    reservation: Reservation,
+}
+
+impl Running {
+    /// Says the goodbyes of a session that has ended.
+    fn leave(self: Box<Self>, end: &End) -> Pin<Box<impl Future<Output = ()> + use<>>> {
+        let Self { link, mut registered, reservation } = *self;
         // Nothing is routed to it any more, while the goodbyes are said.
-        registered.reason = reason(&end);
+        registered.reason = reason(end);
         drop(registered);
-        link.into_websocket().close(end.close_code(), "", GOODBYE).await;
-        drop(reservation);
+        let code = end.close_code();
+        Box::pin(async move {
+            link.into_websocket().close(code, "", GOODBYE).await;
+            drop(reservation);
+        })
     }
 }
 
 /// Takes the client out of the tables on every way out, a panic in its task included.
-struct Registered<'a> {
-    hub: &'a Hub,
-    peer: &'a Peer,
+struct Registered {
+    hub: Arc<Hub>,
+    peer: Arc<Peer>,
     reason: DisconnectReason,
 }
 
-impl Drop for Registered<'_> {
+impl Drop for Registered {
     fn drop(&mut self) {
-        self.hub.unregister(self.peer, self.reason);
+        self.hub.unregister(&self.peer, self.reason);
     }
 }
 

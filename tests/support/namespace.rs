@@ -18,7 +18,8 @@ const INSIDE: &str = "SMARTVPN_TEST_INSIDE";
 const ROLE: &str = "SMARTVPN_TEST_ROLE";
 
 /// Runs `body` in namespaces of its own; `test` is the full name of the calling test. Prints
-/// `skipped: …` and does nothing where that is not allowed.
+/// `skipped: …` and does nothing where that is not allowed. Lines with `measured: …` that `body` prints are
+/// passed on.
 pub(crate) fn isolated(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
@@ -34,7 +35,7 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce()) {
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && stdout.contains("1 passed"), "{test} failed:\n{stdout}\n{stderr}");
     for line in stdout.lines() {
-        if let Some(at) = line.find("skipped: ") {
+        if let Some(at) = ["skipped: ", "measured: "].into_iter().find_map(|word| line.find(word)) {
             println!("{}", &line[at..]);
         }
     }
@@ -213,7 +214,7 @@ fn unshare(entry: &[OsString], test: &str) -> Command {
 
 fn itself(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this binary has a path"));
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    command.args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"]);
     command
 }
 

@@ -1,5 +1,6 @@
 /** Programs on hosts of a lab, which end with the test that started them. */
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 
 /** What the current test has started. */
 const running = new Set();
@@ -45,4 +46,9 @@ export function start(host, argv, options = {}) {
   running.add(started);
   child.once('close', () => running.delete(started));
   return started;
+}
+
+/** The process id of the daemon that an agent has started over stdio. */
+export function daemonOf({ pid }) {
+  return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim());
 }

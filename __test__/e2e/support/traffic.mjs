@@ -39,7 +39,7 @@ export async function reaches(host, target, options) {
 }
 
 /**
- * Sends data with iperf3 for a second from `host` to a server on `peer`.
+ * Sends data with iperf3, for a second unless `--bytes` says how much, from `host` to a server on `peer`.
  *
  * @param {string[]} [args] further arguments: `-R` to receive, `-P 4`, `-u -b 20M`
  * @returns {Promise<object>} the `end` part of iperf3's report
@@ -52,7 +52,8 @@ export async function iperf(host, peer, address, args = []) {
   await once(server.stdout, 'data'); // it prints when it listens
   server.stdout.resume();
   try {
-    const { stdout } = await host.exec(['iperf3', '--json', '--time', '1', '--client', address, ...args]);
+    const end = args.includes('--bytes') ? [] : ['--time', '1'];
+    const { stdout } = await host.exec(['iperf3', '--json', ...end, '--client', address, ...args]);
     await ended;
     return JSON.parse(stdout).end;
   } finally {
@@ -62,16 +63,17 @@ export async function iperf(host, peer, address, args = []) {
 
 /**
  * Looks at what passes an interface, from now until `stop()`. `packets` grows: whole IP packets, as
- * they are on the interface.
+ * they are on the interface, or as much of each as `snap` says.
  *
  * @param {import('../../../scripts/lab.mjs').Host} host
  * @param {string} device
  * @param {string} filter in tcpdump's language
+ * @param {{ snap?: number }} [options]
  * @returns {Promise<{ packets: Buffer[], stop(): Promise<void> }>}
  */
-export async function capture(host, device, filter) {
+export async function capture(host, device, filter, { snap = 0 } = {}) {
   const tcpdump = host.spawn([
-    'tcpdump', '-i', device, '-n', '-s', '0', '-U', '--immediate-mode', '-w', '-', filter,
+    'tcpdump', '-i', device, '-n', '-s', `${snap}`, '-U', '--immediate-mode', '-w', '-', filter,
   ]); // prettier-ignore
   const packets = [];
   let linkHeader;
