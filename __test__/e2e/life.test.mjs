@@ -154,6 +154,11 @@ describe('an object that nobody knows any more', { skip: requires() }, () => {
       });
       await server.vpn.disconnectClient(clientId);
       await eventually(async () => assert.equal((await server.vpn.listClients()).length, 0));
+      // The client is told of it a moment later; its routes would be in the next one's way.
+      await eventually(async () => {
+        const { stdout } = await site.client.exec(['ip', '-o', 'link']);
+        assert.doesNotMatch(stdout, /smartvpn\d/);
+      });
     };
     const countWhen = (collected) =>
       eventually(async () => {
