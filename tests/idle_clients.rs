@@ -163,7 +163,7 @@ fn a_client_that_stops_reading_costs_a_mebibyte_at_most_and_holds_up_nobody() {
             );
             assert!(all <= FAST_BYTES + STALLED * STALLED_BYTES, "{held:?} bytes");
             // The flood fills the kernel's own queue of the interface when the server has no time.
-            assert!(median(&mut beside) >= PINGS / 3, "{beside:?} of {PINGS} pings");
+            assert!(median(&mut beside) >= PINGS / 5, "{beside:?} of {PINGS} pings");
         });
     });
 }

@@ -2,9 +2,9 @@
 //! been used.
 #![expect(
     clippy::unwrap_used,
-    clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "what fails here fails the test, which runs on the real clock"
+    clippy::disallowed_methods,
+    reason = "what fails here fails the test, which runs on the real clock and tells what it counts"
 )]
 
 use std::cell::RefCell;

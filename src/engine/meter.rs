@@ -83,12 +83,23 @@ impl Meter {
             return;
         }
         self.seen = changes;
-        match (self.limits.get(), &mut self.bucket) {
+        match (self.limits.get().map(kept_between_timers), &mut self.bucket) {
             (Some(limit), Some(bucket)) => bucket.set_limit(now, limit),
             (Some(limit), bucket @ None) => *bucket = Some(TokenBucket::new(limit, now)),
             (None, bucket) => *bucket = None,
         }
     }
+}
+
+/// A timer may fire two milliseconds after the moment that it was set to: a bucket that is full sooner would lose
+/// what comes until then.
+const TIMERS_PER_SECOND: u64 = 500;
+
+/// The limit with a burst that outlasts a late timer.
+fn kept_between_timers(limit: RateLimit) -> RateLimit {
+    let burst = limit.burst().max(limit.rate() / TIMERS_PER_SECOND);
+    // No other burst than the limit's can be refused, and a greater one is not.
+    RateLimit::new(limit.rate(), burst).unwrap_or(limit)
 }
 
 #[cfg(test)]
@@ -104,6 +115,17 @@ mod tests {
 
     fn limit(rate: u64) -> RateLimit {
         RateLimit::new(rate, 65_536).unwrap()
+    }
+
+    #[test]
+    fn a_fast_limit_keeps_what_comes_between_two_timers() {
+        let now = clock::now();
+        let fast = RateLimit::new(100_000_000, 65_536).unwrap();
+        let mut meter = Meter::new(Arc::new(Limits::new(Some(fast))));
+        assert_eq!(meter.allowance(now, 1000).tokens, 200_000);
+        meter.take(now, 200_000);
+        let later = now + Duration::from_millis(2);
+        assert_eq!(meter.allowance(later, 1000).tokens, 200_000, "all of two milliseconds");
     }
 
     #[test]
