@@ -8,7 +8,7 @@
 //! [`pump()`] drains the TUN's descriptor in batches and hands each packet to its session's queue,
 //! the only place where packets wait. [`Link`] owns a connection: it takes packets out only while
 //! the socket takes bytes, seals a batch into one WebSocket message, and opens what comes in place.
-//! The two directions share the task but never wait for each other. Neither ever waits for
+//! The two directions share the task but never wait for each other, and all of it runs on one [`Lane`]. Neither ever waits for
 //! JavaScript.
 
 pub mod clock;
