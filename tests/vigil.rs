@@ -175,6 +175,27 @@ fn what_is_no_change_is_not_reported() {
 }
 
 #[test]
+fn a_caller_that_often_turns_away_misses_nothing() {
+    isolated("a_caller_that_often_turns_away_misses_nothing", || {
+        one_card();
+        block_on(async {
+            let mut monitor = Monitor::open().unwrap();
+            reports(&mut monitor).await;
+            // The second one falls into the pause after the first one's report.
+            for (change, is_link) in [("addr add 192.0.2.3/24 dev eth0", false), ("link set eth0 down", true)]
+            {
+                run("ip", change);
+                let told = timeout(SOON, async {
+                    let is_told = |report: Change| if is_link { report.links } else { report.addresses };
+                    while !timeout(Duration::from_millis(1), monitor.changed()).await.is_ok_and(is_told) {}
+                });
+                told.await.unwrap_or_else(|_| panic!("{change}"));
+            }
+        });
+    });
+}
+
+#[test]
 fn a_storm_gives_few_reports() {
     isolated("a_storm_gives_few_reports", || {
         one_card();

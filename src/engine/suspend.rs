@@ -64,6 +64,12 @@ impl SuspendWatch {
         Self { lost, told: Duration::ZERO, _task: Task::spawn("suspend watch", look(sender)) }
     }
 
+    /// One that tells what `lost` grows by.
+    #[cfg(test)]
+    pub(super) fn of(lost: watch::Receiver<Duration>) -> Self {
+        Self { lost, told: Duration::ZERO, _task: Task::spawn("test", std::future::pending()) }
+    }
+
     /// Waits until the host has slept for more than a second, or this process has stood still for more than
     /// four, and tells how long, in all since the last answer. Comes within a second of the awakening.
     /// Cancel-safe.
@@ -134,8 +140,7 @@ mod tests {
     #[tokio::test]
     async fn times_that_are_lost_before_anybody_asks_are_told_as_one() {
         let (sender, lost) = watch::channel(Duration::ZERO);
-        let task = Task::spawn("test", std::future::pending());
-        let mut watch = SuspendWatch { lost, told: Duration::ZERO, _task: task };
+        let mut watch = SuspendWatch::of(lost);
         for seconds in [5, 7] {
             sender.send_modify(|lost| *lost += Duration::from_secs(seconds));
         }

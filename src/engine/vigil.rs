@@ -27,15 +27,11 @@ impl Vigil {
     ///
     /// Where the kernel does not tell of changes, sleep alone is noticed, and the log says so.
     pub fn open(own_ifindex: u32) -> Self {
-        let monitor = Monitor::open()
+        let mut monitor = Monitor::open()
             .inspect_err(|error| {
                 tracing::warn!(%error, "a change of the host's network will be noticed late: by silence only");
             })
             .ok();
-        Self::new(own_ifindex, monitor)
-    }
-
-    fn new(own_ifindex: u32, mut monitor: Option<Monitor>) -> Self {
         if let Some(monitor) = &mut monitor {
             monitor.ignore(own_ifindex);
         }
@@ -63,5 +59,24 @@ async fn changed(monitor: Option<&mut Monitor>) -> Change {
     match monitor {
         Some(monitor) => monitor.changed().await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::engine::Task;
+
+    #[tokio::test]
+    async fn the_clocks_alone_raise_an_alarm_in_a_task_too() {
+        let (sender, lost) = watch::channel(Duration::ZERO);
+        let mut vigil = Vigil { monitor: None, suspend: SuspendWatch::of(lost) };
+        let soon = tokio::time::timeout(Duration::from_millis(5), vigil.next());
+        assert!(soon.await.is_err(), "nothing happened");
+        let mut waiting = Task::spawn("test", async move { vigil.next().await });
+        sender.send_modify(|lost| *lost += Duration::from_secs(9));
+        assert_eq!(waiting.join().await, Ok(Alarm::Woke(Duration::from_secs(9))));
     }
 }
