@@ -1,9 +1,9 @@
 //! The host's network: addresses, routes, forwarding, NAT, resolvers.
 //!
-//! [`Netlink`] asks the kernel and sets up our own TUN. Everything that is set elsewhere on the host
-//! goes through [`HostChanges`], which writes it into a journal first and takes it back at the end;
-//! what a killed process left behind, the next start (or [`repair`]) takes back by that journal.
-//! Nothing here touches what others have set.
+//! [`Netlink`] asks the kernel and sets up our own TUN, and [`Monitor`] hears what changes. Everything
+//! that is set elsewhere on the host goes through [`HostChanges`], which writes it into a journal first
+//! and takes it back at the end; what a killed process left behind, the next start (or [`repair`]) takes
+//! back by that journal. Nothing here touches what others have set.
 
 mod change;
 mod changes;
@@ -13,6 +13,7 @@ mod error;
 mod firewall;
 mod forwarding;
 mod ledger;
+mod monitor;
 mod nat;
 mod netlink;
 mod repair;
@@ -30,6 +31,7 @@ pub use changes::HostChanges;
 pub use conntrack::delete_conntrack;
 pub use error::NetworkError;
 pub use firewall::Warning;
+pub use monitor::{Change, Monitor};
 pub use netlink::{HostRoute, Netlink, Way};
 pub use repair::{RepairReport, repair};
 pub use resolvers::ResolverMethod;

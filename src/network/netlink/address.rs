@@ -9,11 +9,9 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rustix::io::Errno;
 
-use super::{Netlink, emit, is_one_of};
+use super::notice::{Notice, RTM_DELADDR, RTM_NEWADDR};
+use super::{Netlink, RTM_GETADDR, emit, failed, is_one_of};
 use crate::network::error::NetworkError;
-
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
 
 impl Netlink {
     /// Gives an interface an address; the kernel adds the route to its network. One that is there
@@ -74,6 +72,20 @@ impl Netlink {
             self.delete_address(ifindex, *address, *prefix)?;
         }
         Ok(())
+    }
+
+    /// Whether an interface of the host has this address.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn has_address(&self, address: IpAddr) -> Result<bool, NetworkError> {
+        let address = address.to_canonical();
+        let is_it = |body: &[u8]| match Notice::read(RTM_NEWADDR, body)? {
+            Notice::Address { address: found, .. } if found == address => Some(()),
+            _ => None,
+        };
+        let found = self.socket().dump(RTM_GETADDR, &emit(&AddressMessage::default()), is_it);
+        found.map(|found| !found.is_empty()).map_err(failed("reading the host's addresses"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod address;
 mod attribute;
+mod notice;
 mod route;
 mod socket;
 
@@ -21,6 +22,8 @@ use rustix::io::Errno;
 
 use super::error::NetworkError;
 pub(super) use attribute::{attributes, find_attribute};
+pub(super) use notice::{Notice, notices};
+use notice::{RTM_NEWADDR, RTM_NEWLINK};
 pub(super) use route::{KernelRoute, Route};
 pub(super) use socket::KernelSocket;
 
@@ -30,6 +33,11 @@ const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
+
+/// How the kernel says that no way leads to an address: none that it knows of, or one of the types
+/// unreachable, prohibit and blackhole.
+const NO_WAY: [Errno; 5] =
+    [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL, Errno::NETDOWN];
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -173,6 +181,32 @@ impl Netlink {
         let ifindex = route.ifindex.ok_or_else(|| no_route(Errno::NETUNREACH.into()))?;
         let link = self.link(ifindex)?;
         Ok(Way { gateway: route.gateway, ifindex, mtu: link.mtu, ifname: link.name, source: route.source })
+    }
+
+    /// The address that the host would send from to `address` at present; nothing if no way leads there, or
+    /// none of its addresses will do.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn source_to(&self, address: IpAddr) -> Result<Option<IpAddr>, NetworkError> {
+        match self.lookup(address.to_canonical(), RouteFlags::empty()) {
+            Ok(route) => Ok(route.source),
+            Err(NetworkError::NoRoute { source, .. }) if is_one_of(&source, &NO_WAY) => Ok(None),
+            Err(NetworkError::NoRoute { source, .. }) => Err(failed("asking for a way")(source)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every interface and every address, as the kernel would tell of them by itself.
+    pub(super) fn notices(&self) -> Result<Vec<Notice>, NetworkError> {
+        let mut socket = self.socket();
+        let links = socket
+            .dump(RTM_GETLINK, &emit(&LinkMessage::default()), |body| Notice::read(RTM_NEWLINK, body))
+            .map_err(failed("reading the host's interfaces"))?;
+        let addresses = socket
+            .dump(RTM_GETADDR, &emit(&AddressMessage::default()), |body| Notice::read(RTM_NEWADDR, body))
+            .map_err(failed("reading the host's addresses"))?;
+        Ok([links, addresses].concat())
     }
 
     /// The route that the kernel takes to `address`: what comes of it, or with

@@ -16,7 +16,7 @@ pub(in crate::network) const PROTOCOL: u8 = 118;
 /// The main routing table.
 const MAIN: u32 = 254;
 /// The table of the host's own and its broadcast addresses.
-const LOCAL: u32 = 255;
+pub(super) const LOCAL: u32 = 255;
 
 /// What happens to a packet that follows the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::attribute::find_attribute;
 
 /// Length of a `struct nlmsghdr`.
-const HEADER_LEN: usize = 16;
+pub(super) const HEADER_LEN: usize = 16;
 /// The kernel never fills more than 32 KiB of one datagram of a dump (`netlink_dump`).
 const RECEIVE_LEN: usize = 64 * 1024;
 /// The kernel answers within the system call; only a fault of the kernel reaches this.
@@ -22,6 +22,8 @@ const DUMP_ATTEMPTS: u32 = 8;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+/// Messages before it were lost.
+pub(super) const NLMSG_OVERRUN: u16 = 4;
 /// The attribute of an error that holds the kernel's explanation.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
