@@ -8,6 +8,7 @@
 )]
 
 #[path = "support/namespace.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
 mod namespace;
 
 use std::collections::BTreeMap;

@@ -1,10 +1,11 @@
 //! The client's ends of the data path: TUN to queue, and session to TUN.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::engine::{Port, Route, clock};
 use crate::packet::{
-    Answers, Egress, Ingress, Intake, Offload, Record, Router, clamp_record, count_drop, quoted,
+    Answers, Egress, Ingress, Intake, Offload, Record, Router, Unreachable, clamp_record, count_drop, quoted,
 };
 use crate::qos::PacketQueue;
 use crate::telemetry::{DropReason, Quality, Size, Traffic};
@@ -49,6 +50,10 @@ impl Route for Uplink {
                 }
             }
         }
+        let lost = producer.take_unreachable();
+        // Its lock is let go before the answers are written.
+        drop(producer);
+        gate.tell_unreachable(now, tun, &lost);
     }
 }
 
@@ -64,7 +69,7 @@ pub(super) struct Gate {
 pub(super) struct Way {
     /// What it takes.
     pub(super) intake: Intake,
-    /// Who says that a packet is longer: the server, as the next hop.
+    /// Who says that a packet is longer, or that there is no connection: the server, as the next hop.
     pub(super) router: Router,
 }
 
@@ -76,6 +81,21 @@ impl Gate {
 
     pub(super) fn set(&self, way: Option<Way>) {
         *self.way.lock().unwrap_or_else(PoisonError::into_inner) = way;
+    }
+
+    /// Tells this host's programs that their segments were lost for want of a connection, as the next hop
+    /// would; not while there is no way.
+    pub(super) fn tell_unreachable(&self, now: Instant, tun: &Tun, lost: &Unreachable) {
+        if lost.is_empty() {
+            return;
+        }
+        let Some(Way { router, .. }) = self.way() else { return };
+        for segment in lost.iter() {
+            self.answers.unreachable(now, &router, segment, |answer| {
+                // An interface that is down has no senders to tell.
+                drop(tun.write(answer, Offload::NONE));
+            });
+        }
     }
 
     fn way(&self) -> Option<Way> {

@@ -22,6 +22,8 @@ pub(super) const UDP_LENGTH: usize = 4;
 pub(super) const UDP_CHECKSUM: usize = 6;
 
 pub(super) const FIN: u8 = 0x01;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
 pub(super) const PSH: u8 = 0x08;
 pub(super) const ACK: u8 = 0x10;
 pub(super) const ECE: u8 = 0x40;

@@ -1,5 +1,5 @@
-//! «Packet too big»: what a router tells the sender of a packet that is longer than the next link
-//! takes, so that the next one fits (RFC 1191 §4, RFC 4443 §3.2).
+//! What a router tells senders: that a packet is longer than the next link takes, so that the next one fits
+//! (RFC 1191 §4, RFC 4443 §3.2), and that the next link is gone for now (see `unreachable`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::checksum::Sum;
 use super::ip::IpPacket;
+use super::unreachable::retransmittable;
 use super::upper::{Fragment, ICMPV6, upper_layer};
 
 /// The longest answer: over IPv6, the least MTU of any link (RFC 4443 §2.4 c).
@@ -22,24 +23,22 @@ const IPV6_HEADER: usize = 40;
 const ICMP_HEADER: usize = 8;
 
 const ICMP: u8 = 1;
-const DESTINATION_UNREACHABLE: u8 = 3;
-const FRAGMENTATION_NEEDED: u8 = 4;
-const PACKET_TOO_BIG: u8 = 2;
 
 /// Precedence of network control messages (RFC 1812 §4.3.2.5).
 const INTERNETWORK_CONTROL: u8 = 0xc0;
 const DONT_FRAGMENT: u8 = 0x40;
 const HOP_LIMIT: u8 = 64;
 
-/// Answers a second that one session's packets get at most. A sender needs one, then keeps the size
-/// for minutes (RFC 1191 §6.3), so these are a hundred senders; and a flood of packets that are too big
-/// buys no more than 128 kB/s of answers.
+/// Answers of a kind a second that one session's packets get at most. Of a size, a sender needs one, then
+/// keeps it for minutes (RFC 1191 §6.3), so these are a hundred senders; and a flood of packets that are too
+/// big buys no more than 128 kB/s of answers. Of an outage, it needs one for each retransmission, of which it
+/// then makes about one a second: these are a hundred flows again.
 const ANSWERS_PER_SECOND: u64 = 100;
 
-/// Answers that may come at once: so many flows may begin together.
+/// Answers of a kind that may come at once: so many flows may begin together.
 const ANSWER_BURST: u64 = 50;
 
-/// Who tells that packets are too big: the addresses that the answers come from.
+/// Who tells senders: the addresses that the answers come from.
 #[derive(Clone, Copy, Debug)]
 pub struct Router {
     v4: Ipv4Net,
@@ -66,15 +65,38 @@ impl Router {
         if packet.may_be_fragmented() || !permits_answer(bytes) {
             return None;
         }
+        self.answer(&packet, Message::TooBig { mtu }, room)
+    }
+
+    /// The answer to a TCP segment that cannot be delivered for now, «host unreachable» or «no route» (RFC
+    /// 792, RFC 4443 §3.1), made in `room`. None to any other packet, to one that is no data of an
+    /// established connection, and to what went to everybody or comes from no single host.
+    ///
+    /// `bytes` may be only the packet's beginning, with the TCP header.
+    pub fn unreachable<'r>(&self, bytes: &[u8], room: &'r mut [u8; MAX_ANSWER]) -> Option<&'r [u8]> {
+        let packet = IpPacket::parse_start(bytes).ok()?;
+        retransmittable(bytes)?;
+        self.answer(&packet, Message::Unreachable, room)
+    }
+
+    /// The message to the packet's sender, if that and the destination are hosts.
+    fn answer<'r>(
+        &self,
+        packet: &IpPacket<'_>,
+        message: Message,
+        room: &'r mut [u8; MAX_ANSWER],
+    ) -> Option<&'r [u8]> {
+        let bytes = packet.as_bytes();
         match (packet.src(), packet.dst()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let unicast = self.is_host(src) && !self.is_to_many(dst);
-                unicast.then(|| answer_v4(bytes, mtu, self.v4.addr(), src, room))
+                unicast.then(|| answer_v4(bytes, message, self.v4.addr(), src, room))
             }
-            (IpAddr::V6(src), _) => {
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let from = self.v6?;
                 let host = !src.is_unspecified() && !src.is_multicast() && !src.is_loopback();
-                host.then(|| answer_v6(bytes, mtu, from, src, room))
+                let permits = host && (message.answers_multicast() || !dst.is_multicast());
+                permits.then(|| answer_v6(bytes, message, from, src, room))
             }
             _ => None,
         }
@@ -90,6 +112,49 @@ impl Router {
         // Subnets of one or two addresses have no broadcast address (RFC 3021).
         let subnet_broadcast = self.v4.prefix_len() <= 30 && addr == self.v4.broadcast();
         addr.is_multicast() || addr.is_broadcast() || subnet_broadcast
+    }
+}
+
+/// What a sender is told.
+#[derive(Clone, Copy, Debug)]
+enum Message {
+    /// The next link takes no more than this.
+    TooBig { mtu: u16 },
+    /// The next link is gone for now.
+    Unreachable,
+}
+
+impl Message {
+    /// The header of the message, without checksum (RFC 792, RFC 1191 §4).
+    fn header_v4(self) -> [u8; ICMP_HEADER] {
+        const DESTINATION_UNREACHABLE: u8 = 3;
+        const HOST_UNREACHABLE: u8 = 1;
+        const FRAGMENTATION_NEEDED: u8 = 4;
+
+        let (code, [high, low]) = match self {
+            Self::TooBig { mtu } => (FRAGMENTATION_NEEDED, mtu.to_be_bytes()),
+            Self::Unreachable => (HOST_UNREACHABLE, [0; 2]),
+        };
+        [DESTINATION_UNREACHABLE, code, 0, 0, 0, 0, high, low]
+    }
+
+    /// The header of the message, without checksum (RFC 4443 §3). «No route» is the code that takes a back-off
+    /// back (RFC 6069 §3).
+    fn header_v6(self) -> [u8; ICMP_HEADER] {
+        const DESTINATION_UNREACHABLE: u8 = 1;
+        const NO_ROUTE: u8 = 0;
+        const PACKET_TOO_BIG: u8 = 2;
+
+        let (kind, code, [high, low]) = match self {
+            Self::TooBig { mtu } => (PACKET_TOO_BIG, 0, mtu.to_be_bytes()),
+            Self::Unreachable => (DESTINATION_UNREACHABLE, NO_ROUTE, [0; 2]),
+        };
+        [kind, code, 0, 0, 0, 0, high, low]
+    }
+
+    /// RFC 4443 §2.4 e.3.
+    fn answers_multicast(self) -> bool {
+        matches!(self, Self::TooBig { .. })
     }
 }
 
@@ -122,7 +187,7 @@ fn is_icmpv6_informational(kind: u8) -> bool {
 
 fn answer_v4<'r>(
     packet: &[u8],
-    mtu: u16,
+    message: Message,
     from: Ipv4Addr,
     to: Ipv4Addr,
     room: &'r mut [u8; MAX_ANSWER],
@@ -130,7 +195,7 @@ fn answer_v4<'r>(
     let quoted = packet.len().min(MAX_ANSWER_IPV4 - IPV4_HEADER - ICMP_HEADER);
     let length = IPV4_HEADER + ICMP_HEADER + quoted;
     let (answer, _) = room.split_at_mut(length);
-    let (header, message) = answer.split_at_mut(IPV4_HEADER);
+    let (header, body) = answer.split_at_mut(IPV4_HEADER);
 
     header.fill(0);
     (header[0], header[1]) = (0x45, INTERNETWORK_CONTROL);
@@ -142,18 +207,16 @@ fn answer_v4<'r>(
     let checksum = Sum::default().add(header).checksum();
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
 
-    message[..ICMP_HEADER].fill(0);
-    (message[0], message[1]) = (DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED);
-    message[6..8].copy_from_slice(&mtu.to_be_bytes());
-    message[ICMP_HEADER..].copy_from_slice(&packet[..quoted]);
-    let checksum = Sum::default().add(message).checksum();
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    body[..ICMP_HEADER].copy_from_slice(&message.header_v4());
+    body[ICMP_HEADER..].copy_from_slice(&packet[..quoted]);
+    let checksum = Sum::default().add(body).checksum();
+    body[2..4].copy_from_slice(&checksum.to_be_bytes());
     answer
 }
 
 fn answer_v6<'r>(
     packet: &[u8],
-    mtu: u16,
+    message: Message,
     from: Ipv6Addr,
     to: Ipv6Addr,
     room: &'r mut [u8; MAX_ANSWER],
@@ -161,7 +224,7 @@ fn answer_v6<'r>(
     let quoted = packet.len().min(MAX_ANSWER - IPV6_HEADER - ICMP_HEADER);
     let length = ICMP_HEADER + quoted;
     let (answer, _) = room.split_at_mut(IPV6_HEADER + length);
-    let (header, message) = answer.split_at_mut(IPV6_HEADER);
+    let (header, body) = answer.split_at_mut(IPV6_HEADER);
 
     header.fill(0);
     header[0] = 0x60;
@@ -171,14 +234,12 @@ fn answer_v6<'r>(
     header[8..24].copy_from_slice(&from.octets());
     header[24..40].copy_from_slice(&to.octets());
 
-    message[..ICMP_HEADER].fill(0);
-    message[0] = PACKET_TOO_BIG;
-    message[6..8].copy_from_slice(&mtu.to_be_bytes());
-    message[ICMP_HEADER..].copy_from_slice(&packet[..quoted]);
+    body[..ICMP_HEADER].copy_from_slice(&message.header_v6());
+    body[ICMP_HEADER..].copy_from_slice(&packet[..quoted]);
     // The pseudo-header: both addresses, the length and the protocol.
     let pseudo = Sum::default().add(&header[8..40]).add(&header[4..6]).add(&[0, ICMPV6]);
-    let checksum = pseudo.add(message).checksum();
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let checksum = pseudo.add(body).checksum();
+    body[2..4].copy_from_slice(&checksum.to_be_bytes());
     answer
 }
 
@@ -186,15 +247,20 @@ fn answer_v6<'r>(
 #[derive(Debug)]
 pub struct Answers {
     epoch: Instant,
-    /// A token bucket (RFC 4443 §2.4 f) in one word: when it will be full, in microseconds since `epoch`.
-    full_at: AtomicU64,
+    too_big: Bucket,
+    unreachable: Bucket,
     sent: AtomicU64,
 }
 
+/// A token bucket (RFC 4443 §2.4 f) in one word: when it will be full, in microseconds since the epoch.
+#[derive(Debug, Default)]
+struct Bucket(AtomicU64);
+
 impl Answers {
-    /// None sent, and a full bucket.
+    /// None sent, and full buckets.
     pub fn new(now: Instant) -> Self {
-        Self { epoch: now, full_at: AtomicU64::new(0), sent: AtomicU64::new(0) }
+        let sent = AtomicU64::new(0);
+        Self { epoch: now, too_big: Bucket::default(), unreachable: Bucket::default(), sent }
     }
 
     /// Tells the sender of `packet` that it is longer than `mtu`, by an answer from `router` that `send`
@@ -210,30 +276,47 @@ impl Answers {
     ) {
         let mut room = [0; MAX_ANSWER];
         if let Some(answer) = router.too_big(packet, mtu, &mut room)
-            && self.take_token(now)
+            && self.too_big.take_token(self.micros(now))
             && send(answer)
         {
             self.sent.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How many were sent so far.
+    /// Tells the sender of `packet`, or of the packet that begins with it, that there is no way for now, by
+    /// an answer from `router` that `send` sends; not where there is none to give
+    /// ([`Router::unreachable`]), and not beyond 50 at once and 100 a second, whatever else is answered.
+    pub fn unreachable(&self, now: Instant, router: &Router, packet: &[u8], send: impl FnOnce(&[u8])) {
+        let mut room = [0; MAX_ANSWER];
+        if let Some(answer) = router.unreachable(packet, &mut room)
+            && self.unreachable.take_token(self.micros(now))
+        {
+            send(answer);
+        }
+    }
+
+    /// How many senders were told that a packet is too big so far.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    fn take_token(&self, now: Instant) -> bool {
+    fn micros(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.epoch).as_micros();
+        // The bound is half a million years away.
+        u64::try_from(elapsed).unwrap_or(u64::MAX).min(u64::MAX / 2)
+    }
+}
+
+impl Bucket {
+    fn take_token(&self, now: u64) -> bool {
         const INTERVAL: u64 = 1_000_000 / ANSWERS_PER_SECOND;
         const FULL: u64 = INTERVAL * ANSWER_BURST;
 
-        let elapsed = now.saturating_duration_since(self.epoch).as_micros();
-        // The bound is half a million years away.
-        let now = u64::try_from(elapsed).unwrap_or(u64::MAX).min(u64::MAX / 2);
         let take = |full_at: u64| {
             let full_at = full_at.max(now) + INTERVAL;
             (full_at - now <= FULL).then_some(full_at)
         };
-        self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 }
 
@@ -242,12 +325,16 @@ mod tests {
     use std::time::Duration;
 
     use etherparse::Icmpv4Type::DestinationUnreachable;
-    use etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded;
+    use etherparse::icmpv4::DestUnreachableHeader::{FragmentationNeeded, Host};
+    use etherparse::icmpv6::DestUnreachableCode::NoRoute;
     use etherparse::{Icmpv6Slice, Icmpv6Type, NetHeaders, PacketHeaders, TransportHeader};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::packet::header::{ACK, FIN, RST, SYN};
     use crate::packet::ip::tests::{v4, v6};
+    use crate::packet::unreachable::tests::tcp;
+    use crate::packet::{Offload, Unreachable};
 
     const SENDER: [u8; 4] = [192, 0, 2, 1];
     const CLIENT: [u8; 4] = [10, 8, 0, 2];
@@ -415,6 +502,94 @@ mod tests {
         assert_eq!(flood(second * 86_400 * 365 * 100, &packet, true), 50);
     }
 
+    fn unreachable(packet: &[u8]) -> Option<Vec<u8>> {
+        router().unreachable(packet, &mut [0xff; MAX_ANSWER]).map(<[u8]>::to_vec)
+    }
+
+    #[test]
+    fn tells_an_ipv4_sender_that_the_host_is_unreachable() {
+        let packet = tcp(false, 5000, 77, ACK, 1380);
+        let answer = unreachable(&packet[..128]).unwrap();
+        let parsed = PacketHeaders::from_ip_slice(&answer).unwrap();
+        let Some(NetHeaders::Ipv4(ip, _)) = parsed.net else { panic!("not IPv4") };
+        assert_eq!((ip.source, ip.destination), ([10, 8, 0, 1], SENDER));
+        assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+        assert_eq!(usize::from(ip.total_len), answer.len());
+        let Some(TransportHeader::Icmpv4(icmp)) = parsed.transport else { panic!("not ICMP") };
+        assert_eq!(icmp.icmp_type, DestinationUnreachable(Host));
+        assert_eq!(icmp.checksum, icmp.icmp_type.calc_checksum(parsed.payload.slice()));
+        assert_eq!(parsed.payload.slice(), &packet[..128]);
+        assert_eq!(unreachable(&packet).unwrap().len(), 576, "no longer than any");
+    }
+
+    #[test]
+    fn tells_an_ipv6_sender_that_there_is_no_route() {
+        let packet = tcp(true, 5000, 77, ACK, 1360);
+        let answer = unreachable(&packet[..128]).unwrap();
+        let parsed = PacketHeaders::from_ip_slice(&answer).unwrap();
+        let Some(NetHeaders::Ipv6(ip, _)) = parsed.net else { panic!("not IPv6") };
+        assert_eq!(ip.source_addr(), "fd00::1".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(ip.destination_addr(), SENDER6.parse::<Ipv6Addr>().unwrap());
+        let icmp = Icmpv6Slice::from_slice(&answer[40..]).unwrap();
+        assert_eq!(icmp.icmp_type(), Icmpv6Type::DestinationUnreachable(NoRoute));
+        assert!(icmp.is_checksum_valid(ip.source, ip.destination));
+        assert_eq!(icmp.payload(), &packet[..128]);
+    }
+
+    #[test]
+    fn only_established_tcp_hears_of_an_outage() {
+        let readdressed = |at: usize, address: [u8; 4]| {
+            let mut packet = tcp(false, 1, 0, ACK, 100);
+            packet[at..at + 4].copy_from_slice(&address);
+            packet
+        };
+        let to_group6 = v6(SENDER6, "ff0e::1", 6, &tcp(true, 1, 0, ACK, 100)[40..]);
+        for (what, packet, answered) in [
+            ("data", tcp(false, 1, 0, ACK, 100), true),
+            ("data over IPv6", tcp(true, 1, 0, ACK, 100), true),
+            ("the last of a stream", tcp(false, 1, 0, ACK | FIN, 0), true),
+            ("a SYN", tcp(false, 1, 0, SYN, 0), false),
+            ("a SYN over IPv6", tcp(true, 1, 0, SYN, 0), false),
+            ("an answer to one", tcp(false, 1, 0, SYN | ACK, 0), false),
+            ("a reset", tcp(false, 1, 0, RST | ACK, 0), false),
+            ("UDP", four(SENDER, CLIENT, 17, &[5; 100]), false),
+            ("UDP over IPv6", v6(SENDER6, CLIENT6, 17, &[5; 100]), false),
+            ("an echo request", four(SENDER, CLIENT, 1, &[8; 100]), false),
+            ("an ICMP error", four(SENDER, CLIENT, 1, &[3; 100]), false),
+            ("from nobody", readdressed(12, [0; 4]), false),
+            ("from everybody", readdressed(12, [255; 4]), false),
+            ("from the loopback", readdressed(12, [127, 0, 0, 1]), false),
+            ("to the subnet", readdressed(16, [10, 8, 0, 255]), false),
+            ("to a group", readdressed(16, [239, 1, 2, 3]), false),
+            ("to an IPv6 group", to_group6, false),
+            ("nothing", vec![], false),
+        ] {
+            assert_eq!(unreachable(&packet).is_some(), answered, "{what}");
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
+    fn news_of_an_outage_is_rare_and_takes_nothing_from_other_news() {
+        let start = Instant::now();
+        let answers = Answers::new(start);
+        let flood = |at: Duration, packet: &[u8]| {
+            let mut sent = 0;
+            (0..1000).for_each(|_| answers.unreachable(start + at, &router(), packet, |_| sent += 1));
+            sent
+        };
+        assert_eq!(flood(Duration::ZERO, &tcp(false, 1, 0, SYN, 0)), 0);
+        assert_eq!(flood(Duration::ZERO, &tcp(false, 1, 0, ACK, 100)), 50, "what is spared costs nothing");
+        assert_eq!(flood(Duration::from_millis(100), &tcp(true, 1, 0, ACK, 100)), 10);
+        let mut told = false;
+        answers.too_big(start, &router(), &four(SENDER, CLIENT, 17, &[5; 1400]), 1280, |_| {
+            told = true;
+            true
+        });
+        assert!(told);
+        assert_eq!(answers.sent(), 1, "of the other kind only");
+    }
+
     proptest! {
         #[test]
         fn never_panics_and_answers_are_whole(
@@ -430,6 +605,26 @@ mod tests {
                 prop_assert!(answer.len() <= longest);
                 let quoted = answer.len() - headers;
                 prop_assert_eq!(&answer[answer.len() - quoted..], &bytes[..quoted]);
+            }
+        }
+
+        #[test]
+        fn any_segment_is_answered_or_not_but_never_by_nonsense(
+            six: bool, payload in 0..300_usize, changed in proptest::collection::vec((0..80_usize, any::<u8>()), 0..4),
+        ) {
+            let mut bytes = tcp(six, 1, 0, ACK, payload);
+            for (at, value) in changed {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            let mut noted = Unreachable::default();
+            noted.note(&bytes, Offload::NONE);
+            if let Some(quote) = noted.iter().next()
+                && let Some(answer) = router().unreachable(quote, &mut [0; MAX_ANSWER])
+            {
+                prop_assert!(IpPacket::parse(answer).is_ok());
+                prop_assert!(answer.ends_with(quote));
             }
         }
     }

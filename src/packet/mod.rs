@@ -14,6 +14,7 @@ pub mod ip;
 mod mss;
 mod offload;
 mod segment;
+pub(crate) mod unreachable;
 mod upper;
 
 pub use classify::{Classified, FlowTuple, Fragment, classify, count_drop};
@@ -25,3 +26,4 @@ pub use ip::{IpPacket, Malformed};
 pub use mss::{clamp_mss, clamp_record};
 pub use offload::{MAX_SEGMENTS, OFFLOAD_LEN, Offload, Record};
 pub use segment::{Split, complete_checksum, segment, split_front};
+pub use unreachable::{UNREACHABLE_MAX, Unreachable};

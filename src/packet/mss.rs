@@ -4,6 +4,7 @@
 //! at all where a firewall on the way eats ICMP.
 
 use super::checksum;
+use super::header::SYN;
 use super::offload::{Offload, Record};
 use super::segment::complete_checksum;
 use super::upper::{Fragment, TCP, is_extension, upper_layer};
@@ -14,7 +15,6 @@ const IPV6_HEADERS: u16 = 40 + 20;
 
 const TCP_HEADER: usize = 20;
 const CHECKSUM: usize = 16;
-const SYN: u8 = 0x02;
 
 const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::buffers::{FreeBuffers, capacity_for};
 use super::codel::Limits;
 use super::flow_queues::{Flows, List, Rank};
+use super::hold::Hold;
 use super::pace::Pace;
 use super::packets::{Packets, Waiting};
 use super::room::{HighExcess, QUEUE_PACKETS};
@@ -42,6 +43,7 @@ pub(super) struct Backlog {
     pub(super) pace: Pace,
     /// What may be held beyond `QUEUE_BYTES`, by that pace.
     pub(super) extra: usize,
+    pub(super) hold: Hold,
     /// Where the search for the fattest flow goes on.
     pub(super) cursor: u16,
     traffic: Arc<Traffic>,
@@ -96,6 +98,7 @@ impl Backlog {
             high_excess: HighExcess::default(),
             pace: Pace::default(),
             extra: 0,
+            hold: Hold::default(),
             cursor: 0,
             traffic,
             used: false,
@@ -111,25 +114,31 @@ impl Backlog {
         packet: &[u8],
         offload: Offload,
     ) {
-        let size = offload.size(packet.len());
         let Some(capacity) = capacity_for(packet.len()) else {
-            return self.count(priority, DropReason::TooBig, size);
+            return self.refuse(priority, packet, offload, DropReason::TooBig);
         };
         self.used = true;
+        self.age(now);
         self.follow_pace(now);
         self.relieve_high(now);
         let priority = self.join(hash, priority);
         if !self.make_room(priority, capacity) {
-            return self.count(priority, DropReason::QueueFull, size);
+            return self.refuse(priority, packet, offload, DropReason::QueueFull);
         }
         // Who gave way may have been this flow, and the last of its class.
         let Some(flow) = self.flows.find(hash).or_else(|| self.open(hash, priority)) else {
-            return self.count(priority, DropReason::QueueFull, size);
+            return self.refuse(priority, packet, offload, DropReason::QueueFull);
         };
         let mut buffer = self.buffer(capacity);
         buffer.extend_from_slice(packet);
         self.append(flow, Waiting { buffer, offload, arrived: now, ..Waiting::default() });
         self.watch_high(now);
+    }
+
+    /// Drops a packet that is not queued.
+    pub(super) fn refuse(&mut self, priority: Priority, packet: &[u8], offload: Offload, reason: DropReason) {
+        self.count(priority, reason, offload.size(packet.len()));
+        self.hold.note(reason, packet, offload);
     }
 
     /// Drops everything.
@@ -167,7 +176,7 @@ impl Backlog {
 
     /// Memory held besides buffers, in bytes.
     pub(super) fn bookkeeping_bytes(&self) -> usize {
-        self.packets.held_bytes() + self.flows.held_bytes()
+        self.packets.held_bytes() + self.flows.held_bytes() + self.hold.held_bytes()
     }
 
     /// Takes the packet at the head of a flow out.
@@ -221,6 +230,7 @@ impl Backlog {
         let priority = self.flows[index].priority;
         if let Some(waiting) = self.take_head(index) {
             self.count(priority, reason, waiting.size());
+            self.hold.note(reason, waiting.packet(), waiting.offload);
             self.free.put(waiting.buffer);
         }
     }
@@ -343,10 +353,12 @@ impl Backlog {
     }
 
     /// Counts what is dropped. What a session under a rate limit has no room or time for, the limit has
-    /// dropped.
-    pub(super) fn count(&self, priority: Priority, reason: DropReason, size: Size) {
+    /// dropped, unless there is no connection.
+    fn count(&self, priority: Priority, reason: DropReason, size: Size) {
         let reason = match reason {
-            DropReason::QueueFull | DropReason::QueueDelay if self.limits.are_of_a_rate() => {
+            DropReason::QueueFull | DropReason::QueueDelay
+                if self.limits.are_of_a_rate() && !self.hold.is_on() =>
+            {
                 DropReason::RateLimit
             }
             reason => reason,

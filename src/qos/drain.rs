@@ -135,10 +135,10 @@ impl Backlog {
     /// one segment of a super-packet at a time, as it would of those that it stands for.
     fn cull(&mut self, index: u16, now: u64) -> bool {
         loop {
-            let Self { packets, flows, limits, .. } = self;
+            let Self { packets, flows, limits, hold, .. } = self;
             let flow = &mut flows[index];
             let Some(waiting) = packets.head(&flow.fifo) else { return false };
-            let (len, sojourn) = (waiting.segment_len(), now.saturating_sub(waiting.arrived));
+            let (len, sojourn) = (waiting.segment_len(), hold.sojourn(now, waiting.arrived));
             if limits.is_overdue(sojourn, len) {
                 self.drop_head(index, DropReason::QueueDelay);
             } else if flow.priority != Priority::High

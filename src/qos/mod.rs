@@ -17,6 +17,7 @@ mod flow_queues;
 pub mod flows;
 mod fragments;
 mod hash;
+mod hold;
 mod pace;
 mod packets;
 pub mod queue;
@@ -30,6 +31,7 @@ pub use codel::MAX_WAIT;
 pub use delay_limit::{DelayLimit, PathSample};
 pub use drain::GUARANTEED_SHARE;
 pub use hash::FlowHasher;
+pub use hold::HELD_MAX_WAIT;
 pub use queue::{PacketQueue, Producer};
 pub use room::{
     BULK_BYTES, HIGH_BYTES, HIGH_EXCESS_BYTES, HIGH_PATIENCE, QUEUE_BYTES, QUEUE_PACKETS, SHARE_BYTES,

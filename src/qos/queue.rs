@@ -12,13 +12,16 @@
 //!      └──────────────────────── free buffers ◀── the next poll_drain gives them back ◀────┘
 //! ```
 //!
+//! While there is no connection the queue is held: nothing leaves it, and what has waited for longer than
+//! [`HELD_MAX_WAIT`](super::HELD_MAX_WAIT) is dropped.
+//!
 //! Every packet that is pushed is drained or counted as dropped in the session's [`Traffic`], by the class
 //! it was in and the reason, at the moment it is dropped; nobody else counts it. So is what is refused.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backlog::Backlog;
 use super::batch::{Allowance, Batch};
@@ -27,7 +30,7 @@ use super::codel::Limits;
 use super::drain::Next;
 use super::hash::FlowHasher;
 use super::packets::Waiting;
-use crate::packet::Offload;
+use crate::packet::{Offload, Unreachable};
 use crate::telemetry::{DropReason, Size, Traffic};
 
 /// A bounded queue of IP packets for one direction of one session.
@@ -76,7 +79,7 @@ impl PacketQueue {
     /// the rate changes or the queue is closed. Who is short of tokens must also wake by itself, when
     /// there are more. Ready with 0 when the queue is closed and empty.
     ///
-    /// Only the consumer may wait, in one place at a time.
+    /// Only the consumer may wait, in one place at a time. Pending while the queue is [held](Self::hold).
     pub fn poll_drain(
         &self,
         cx: &mut Context<'_>,
@@ -86,13 +89,74 @@ impl PacketQueue {
     ) -> Poll<usize> {
         let mut inner = self.lock();
         let count = inner.drain_into(now, batch, allowance);
-        if count > 0 || (inner.closed && batch.short_of.is_none()) {
+        let is_over = inner.closed && batch.short_of.is_none() && !inner.backlog.hold.is_on();
+        if count > 0 || is_over {
             return Poll::Ready(count);
         }
-        match &mut inner.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            waker @ None => *waker = Some(cx.waker().clone()),
+        inner.wait(cx);
+        Poll::Pending
+    }
+
+    /// Nothing leaves the queue from `now` on, as there is no connection: what waits, and what is pushed,
+    /// is kept for [`HELD_MAX_WAIT`](super::HELD_MAX_WAIT) since it was pushed. Then it is dropped as
+    /// [`DropReason::Stale`], at the latest with the next packet or call of [`age`](Self::age). The bounds on
+    /// memory are the same.
+    ///
+    /// The consumer is gone, and with it the batch that it had. A queue that is held stays so.
+    pub fn hold(&self, now: Instant) {
+        let mut inner = self.lock();
+        let now = inner.nanos(now);
+        inner.backlog.hold(now);
+    }
+
+    /// Ends [`hold`](Self::hold): there is a connection again. What is not too old leaves as if it had come
+    /// at `now`. Wakes the consumer. A queue that is not held stays as it is.
+    pub fn release(&self, now: Instant) {
+        let waker = {
+            let mut inner = self.lock();
+            let now = inner.nanos(now);
+            inner.backlog.release(now);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
         }
+    }
+
+    /// Drops what has been held for too long, and frees memory that was not needed since the last call. To be
+    /// called on a timer while the queue is held, every half second, say; does nothing at other times. Whoever
+    /// calls it also [tells](Self::take_unreachable) the senders.
+    pub fn age(&self, now: Instant) {
+        let mut inner = self.lock();
+        let now = inner.nanos(now);
+        if inner.backlog.hold.is_on() {
+            inner.backlog.age(now);
+            inner.backlog.follow_pace(now);
+            inner.backlog.trim();
+        }
+    }
+
+    /// Whom to tell of packets that were dropped while the queue was held; each is given once.
+    pub fn take_unreachable(&self) -> Unreachable {
+        self.lock().backlog.hold.take_unreachable()
+    }
+
+    /// How long the oldest packet has waited since it was pushed; `None` if there is none.
+    pub fn oldest_wait(&self, now: Instant) -> Option<Duration> {
+        let mut inner = self.lock();
+        let now = inner.nanos(now);
+        inner.backlog.oldest().map(|arrived| Duration::from_nanos(now.saturating_sub(arrived)))
+    }
+
+    /// Ready when a packet waits; until then `cx` is woken when one comes. For whoever stands in for the
+    /// consumer while the queue is [held](Self::hold): it has the same place to wait in as
+    /// [`poll_drain`](Self::poll_drain).
+    pub fn poll_waiting(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if inner.backlog.packets.len() > 0 {
+            return Poll::Ready(());
+        }
+        inner.wait(cx);
         Poll::Pending
     }
 
@@ -194,7 +258,7 @@ impl Inner {
         let (flow, priority) = self.classifier.classify(now, packet, offload);
         let now = self.nanos(now);
         if self.closed {
-            self.backlog.count(priority, DropReason::NotConnected, offload.size(packet.len()));
+            self.backlog.refuse(priority, packet, offload, DropReason::NotConnected);
         } else {
             self.backlog.push(now, (flow, priority), packet, offload);
         }
@@ -202,6 +266,9 @@ impl Inner {
 
     fn drain_into(&mut self, now: Instant, batch: &mut Batch, allowance: Allowance) -> usize {
         self.take_back(batch);
+        if self.backlog.hold.is_on() {
+            return 0;
+        }
         let now = self.nanos(now);
         self.backlog.relieve_high(now);
         while batch.len() < batch.limit {
@@ -222,6 +289,14 @@ impl Inner {
             self.backlog.pace.drained(now, batch.size.bytes);
         }
         batch.len()
+    }
+
+    /// Who waits is woken by `cx`.
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            waker @ None => *waker = Some(cx.waker().clone()),
+        }
     }
 
     fn take_back(&mut self, batch: &mut Batch) {
@@ -270,8 +345,14 @@ impl Producer<'_> {
     pub fn refuse(&mut self, packet: &[u8], offload: Offload, reason: DropReason) {
         if let Some(inner) = &mut self.inner {
             let priority = inner.classifier.class_of(self.now, packet, offload);
-            inner.backlog.count(priority, reason, offload.size(packet.len()));
+            inner.backlog.refuse(priority, packet, offload, reason);
         }
+    }
+
+    /// Whom to tell of packets that were dropped while the queue was [held](PacketQueue::hold); each is
+    /// given once. To be answered without the lock.
+    pub fn take_unreachable(&mut self) -> Unreachable {
+        self.inner.as_mut().map_or_else(Unreachable::default, |inner| inner.backlog.hold.take_unreachable())
     }
 }
 
@@ -293,6 +374,8 @@ impl fmt::Debug for Producer<'_> {
     }
 }
 
+#[cfg(test)]
+mod held;
 #[cfg(test)]
 mod super_packets;
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::buffers::{FREE_BUFFER, LARGEST, SMALLEST};
 use super::flow_queues::FLOW;
 use super::pace::EXTRA_BYTES;
 use super::packets::{NIL, SLOT};
+use crate::packet::unreachable::UNREACHABLE_BYTES;
 use crate::telemetry::{DropReason, Priority};
 
 /// The memory that one session's packets occupy at most, in bytes of buffer capacity: those that
@@ -88,7 +89,7 @@ const BOOKKEEPING: usize =
 const TABLES: usize = 12 * 1024;
 /// For the connection: a batch sealed and four records of TLS.
 const CONNECTION: usize = 139 * 1024;
-const _: () = assert!(QUEUE_BYTES + BOOKKEEPING + TABLES + CONNECTION < 1024 * 1024);
+const _: () = assert!(QUEUE_BYTES + BOOKKEEPING + UNREACHABLE_BYTES + TABLES + CONNECTION < 1024 * 1024);
 const _: () = assert!(HIGH_BYTES > LARGEST && BULK_BYTES >= 2 * SHARE_BYTES, "the longest packets can queue");
 
 const PATIENCE_NANOS: u64 = HIGH_PATIENCE.as_nanos() as u64;

@@ -27,7 +27,7 @@ pub(super) struct Hub {
     pub(super) upgrade: UpgradeOptions,
     pub(super) events: Events,
     pub(super) client_to_client: bool,
-    /// Who tells clients that a packet is too big: the server.
+    /// Who tells clients that a packet is too big, or another client away: the server.
     pub(super) router: Router,
     /// The tunnel's networks, each with the server's own address in it.
     nets: Vec<(IpNet, IpAddr)>,

@@ -20,8 +20,8 @@ pub(super) struct Peer {
     pub(super) v6: Option<Ipv6Addr>,
     /// What both ends agreed that packets may be.
     pub(super) intake: Intake,
-    /// Who tells this host that a packet is longer: the client, as the kernel takes no packet from
-    /// its own address.
+    /// Who tells this host that a packet is longer, or the client away: the client, as the kernel takes no
+    /// packet from its own address.
     pub(super) router: Router,
     pub(super) answers: Answers,
     /// Packets on their way to the client.

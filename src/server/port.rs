@@ -7,12 +7,12 @@ use std::task::Context;
 use std::time::Instant;
 
 use crate::engine::{Meter, Port, Route, clock};
-use crate::packet::{Egress, Ingress, IpPacket, Offload, Record, clamp_record, quoted};
+use crate::packet::{Egress, Ingress, IpPacket, Offload, Record, Unreachable, clamp_record, quoted};
 use crate::qos::{Batch, Producer};
 use crate::telemetry::{DropReason, Quality, Size};
 use crate::tunnel::{Tun, TunWriter};
 
-use super::hub::Hub;
+use super::hub::{Hub, Table};
 use super::peer::Peer;
 
 /// From the TUN to the client that has the destination address.
@@ -46,7 +46,9 @@ impl Route for Downlink {
             // Packets that follow each other mostly go to the same client: its lock is kept.
             if current.as_ref().is_none_or(|(addr, ..)| *addr != to) {
                 // Its lock is let go before the next one is taken.
-                drop(current.take());
+                if let Some((_, peer, producer)) = current.take() {
+                    finish(hub, &table, tun, now, peer, producer);
+                }
                 current = table.by_address(to).map(|peer| (to, peer, peer.queue.producer(now)));
             }
             let Some((_, peer, producer)) = &mut current else {
@@ -64,6 +66,41 @@ impl Route for Downlink {
                     peer.answers.too_big(now, &peer.router, quoted, peer.intake.mtu, answer);
                 }
             }
+        }
+        if let Some((_, peer, producer)) = current {
+            finish(hub, &table, tun, now, peer, producer);
+        }
+    }
+}
+
+/// Lets go of a client's queue, and tells the senders of what it lost for want of a connection.
+fn finish(hub: &Hub, table: &Table, tun: &Tun, now: Instant, peer: &Peer, mut producer: Producer<'_>) {
+    let lost = producer.take_unreachable();
+    drop(producer);
+    tell_unreachable(hub, table, tun, now, peer, &lost);
+}
+
+/// Tells the senders of segments that were lost, as the client `peer` has no connection: this host and those
+/// beyond it, or other clients. No queue's lock is held.
+pub(super) fn tell_unreachable(
+    hub: &Hub,
+    table: &Table,
+    tun: &Tun,
+    now: Instant,
+    peer: &Peer,
+    lost: &Unreachable,
+) {
+    for segment in lost.iter() {
+        let Ok(sender) = IpPacket::parse_start(segment).map(|packet| packet.src()) else { continue };
+        if !hub.is_client_net(sender) {
+            peer.answers.unreachable(now, &peer.router, segment, |answer| {
+                // An interface that is down leads to no senders.
+                drop(tun.write(answer, Offload::NONE));
+            });
+        } else if let Some(sender) = table.by_address(sender) {
+            peer.answers.unreachable(now, &hub.router, segment, |answer| {
+                sender.queue.producer(now).push(answer, Offload::NONE);
+            });
         }
     }
 }
@@ -111,7 +148,7 @@ impl Uplink {
 
     /// Straight to the other client: the kernel need not forward for it.
     fn pass_to_client(&mut self, to: IpAddr, mut record: Record<'_>) {
-        let Self { hub, peer, egress, received, .. } = self;
+        let Self { hub, peer, egress, writer, received, .. } = self;
         let size = record.offload.size(record.packet.len());
         if !hub.client_to_client {
             return peer.drop_packet(DropReason::ClientToClient, record.packet, record.offload);
@@ -127,17 +164,17 @@ impl Uplink {
         let passed = egress.pass(&mut record, other.intake, |packet, offload| producer.push(packet, offload));
         if let Err(reason) = passed {
             producer.refuse(record.packet, record.offload, reason);
-            // Its lock is let go before the sender's is taken.
-            drop(producer);
-            if reason == DropReason::TooBig {
-                let answer = |answer: &[u8]| {
-                    peer.queue.producer(now).push(answer, Offload::NONE);
-                    true
-                };
-                let mut room = Vec::new();
-                let quoted = quoted(&mut record, &mut room);
-                peer.answers.too_big(now, &hub.router, quoted, other.intake.mtu, answer);
-            }
+        }
+        // Its lock is let go before the sender's is taken.
+        finish(hub, &table, writer.tun(), now, other, producer);
+        if passed == Err(DropReason::TooBig) {
+            let answer = |answer: &[u8]| {
+                peer.queue.producer(now).push(answer, Offload::NONE);
+                true
+            };
+            let mut room = Vec::new();
+            let quoted = quoted(&mut record, &mut room);
+            peer.answers.too_big(now, &hub.router, quoted, other.intake.mtu, answer);
         }
     }
 }

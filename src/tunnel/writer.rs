@@ -24,6 +24,11 @@ impl TunWriter {
         Self { tun, coalescer, scratch: Vec::new() }
     }
 
+    /// What it writes into.
+    pub fn tun(&self) -> &Tun {
+        &self.tun
+    }
+
     /// Writes a packet, now or with the next [`flush`](Self::flush). `done` is told of each packet what
     /// became of it: of this one, and of earlier ones that go first.
     pub fn push(&mut self, record: Record<'_>, done: &mut impl FnMut(&[u8], Offload, io::Result<()>)) {

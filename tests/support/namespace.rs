@@ -131,6 +131,18 @@ pub(crate) fn ip_in(helper: &Helper, arguments: &str) -> String {
     run("nsenter", &format!("--net=/proc/{}/ns/net ip {arguments}", helper.id()))
 }
 
+/// How many ICMP messages «destination unreachable» this namespace's hosts have accepted, over IPv4 and IPv6.
+pub(crate) fn unreachables_heard() -> [u64; 2] {
+    let [v4, v6] = ["/proc/net/snmp", "/proc/net/snmp6"]
+        .map(|file| std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}")));
+    // A line of names and one of values.
+    let mut rows = v4.lines().filter(|line| line.starts_with("Icmp:")).map(str::split_whitespace);
+    let (names, values) = (rows.next().into_iter().flatten(), rows.next().into_iter().flatten());
+    let v4 = names.zip(values).find(|(name, _)| *name == "InDestUnreachs").map(|(_, value)| value);
+    let v6 = v6.lines().find_map(|line| line.strip_prefix("Icmp6InDestUnreachs"));
+    [v4, v6].map(|value| value.map_or(0, |value| value.trim().parse().expect("a number")))
+}
+
 /// An IPv4 or IPv6 packet with a UDP datagram.
 pub(crate) fn udp(source: (IpAddr, u16), destination: (IpAddr, u16), data: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + data.len()).expect("short");

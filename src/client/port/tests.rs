@@ -3,9 +3,11 @@
 use serde_json::json;
 
 use super::*;
-use crate::network::namespace::{block_on, isolated};
+use crate::network::Netlink;
+use crate::network::namespace::{block_on, isolated, unreachables_heard};
 use crate::packet::ip::tests::of_class;
-use crate::qos::{Allowance, Batch, FlowHasher};
+use crate::packet::unreachable::tests::tcp;
+use crate::qos::{Allowance, Batch, FlowHasher, HELD_MAX_WAIT};
 use crate::report::{Event, EventSink, Events};
 use crate::telemetry::Priority::{High, Normal};
 use crate::tunnel::TunConfig;
@@ -126,6 +128,37 @@ fn what_the_server_sends_is_dropped_in_its_class() {
                     },
                 })
             );
+        });
+    });
+}
+
+#[test]
+fn programs_hear_that_there_is_no_connection() {
+    isolated("client::port::tests::programs_hear_that_there_is_no_connection", || {
+        block_on(async {
+            let (tun, gate, traffic) = (tun(), Arc::new(Gate::new()), Arc::<Traffic>::default());
+            let netlink = Netlink::open().unwrap();
+            netlink.add_address(tun.index(), OWN.into(), 24).unwrap();
+            netlink.set_up(tun.index(), 1420).unwrap();
+            let queue = Arc::new(PacketQueue::new(traffic, FlowHasher::new(&mut rand::rng())));
+            let mut uplink = Uplink::new(tun, Arc::clone(&queue), Arc::clone(&gate));
+            let router = Router::new("10.8.0.1/24".parse().unwrap(), None);
+            gate.set(Some(Way { intake: Intake { mtu: 1420, offload: false }, router }));
+            let before = clock::now() - 2 * HELD_MAX_WAIT;
+            queue.hold(before);
+            // Data of an established connection, a program that opens one, and one that uses UDP.
+            for mut packet in
+                [tcp(false, 1, 7, 0x10, 600), tcp(false, 2, 7, 0x02, 0), of_class(Normal, OWN, THERE, 600)]
+            {
+                packet[12..16].copy_from_slice(&OWN);
+                packet[16..20].copy_from_slice(&THERE);
+                queue.producer(before).push(&packet, Offload::NONE);
+            }
+            route(&mut uplink, &[of_class(Normal, OWN, THERE, 600)]);
+            assert_eq!(unreachables_heard(), [1, 0]);
+            assert_eq!(queue.len(), 1);
+            route(&mut uplink, &[of_class(Normal, OWN, THERE, 600)]);
+            assert_eq!(unreachables_heard(), [1, 0], "once");
         });
     });
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::HELD_MAX_WAIT;
 use super::super::room::{
     BULK_BYTES, BULK_PACKETS, EXTRA_PER_PACKET, HIGH_PATIENCE, QUEUE_BYTES, QUEUE_PACKETS, SHARE_BYTES,
 };
@@ -526,6 +527,8 @@ enum Step {
     Rate(Option<u64>),
     Trim,
     Discard,
+    Hold,
+    Release,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -541,6 +544,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => proptest::option::of(1000_u64..10_000_000).prop_map(Step::Rate),
         1 => Just(Step::Trim),
         1 => Just(Step::Discard),
+        1 => Just(Step::Hold),
+        2 => Just(Step::Release),
     ];
     proptest::collection::vec(step, 0..60)
 }
@@ -558,6 +563,7 @@ proptest! {
         let mut came: HashMap<(u16, u32), Instant> = HashMap::new();
         let (mut pushed, mut drained) = (Size::default(), Size::default());
         let (mut rate, mut was_fast) = (None, false);
+        let (mut is_held, mut released) = (false, now);
         for step in steps {
             match step {
                 Step::Push(packets) => for (flow, high, len) in packets {
@@ -568,6 +574,7 @@ proptest! {
                     pushed += Size { packets: 1, bytes: len as u64 };
                     queue.producer(now).push(&packet, Offload::NONE);
                     prop_assert!(queue.held_bytes() <= queue.limit_bytes());
+                    prop_assert!(!is_held || queue.oldest_wait(now) <= Some(HELD_MAX_WAIT));
                 },
                 Step::Drain { packets, batch_bytes, tokens } => {
                     batch.limit = packets;
@@ -576,6 +583,8 @@ proptest! {
                     prop_assert!(batch.len_bytes() as u64 <= tokens && batch.len() <= packets);
                     if let Some(len) = batch.short_of() {
                         prop_assert!((batch.len_bytes() + len) as u64 > tokens);
+                    } else if is_held {
+                        prop_assert!(batch.is_empty());
                     } else if batch.is_empty() {
                         prop_assert!(queue.is_empty());
                     }
@@ -584,7 +593,7 @@ proptest! {
                         let name = flow | if packet[23] == 53 { 0x8000 } else { 0 };
                         let before = last.insert(name, number);
                         prop_assert!(before.is_none_or(|before| before < number), "flow {name} out of order");
-                        let waited = now - came[&(flow, number)];
+                        let waited = now - came[&(flow, number)].max(released);
                         let own = rate.map_or(0.0, |rate: u64| packet.len().max(6056) as f64 / rate as f64);
                         let bound = 0.5 + own + packet.len() as f64 / rate.unwrap_or(u64::MAX) as f64;
                         prop_assert!(waited.as_secs_f64() <= bound + 1e-6, "{waited:?}");
@@ -598,6 +607,17 @@ proptest! {
                 }
                 Step::Trim => queue.trim(now),
                 Step::Discard => queue.discard(Stale),
+                Step::Hold => {
+                    queue.hold(now);
+                    is_held = true;
+                    batch = Batch::default();
+                }
+                Step::Release => {
+                    queue.release(now);
+                    released = if is_held { now } else { released };
+                    prop_assert!(!is_held || queue.oldest_wait(now).is_none_or(|oldest| oldest <= HELD_MAX_WAIT));
+                    is_held = false;
+                }
             }
             let mut sum = traffic.drops().snapshot().total();
             sum += drained;

@@ -10,10 +10,12 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::addr::AddressPool;
 use crate::config::ServerConfig;
-use crate::network::namespace::{block_on, isolated};
+use crate::network::Netlink;
+use crate::network::namespace::{block_on, isolated, unreachables_heard};
 use crate::packet::Intake;
 use crate::packet::ip::tests::{of_class, v6};
-use crate::qos::{Allowance, RateLimit};
+use crate::packet::unreachable::tests::tcp;
+use crate::qos::{Allowance, HELD_MAX_WAIT, RateLimit};
 use crate::report::{DisconnectReason, Event, EventSink, Events};
 use crate::server::admission::Admission;
 use crate::server::peer::Identity;
@@ -216,6 +218,56 @@ fn what_waits_when_a_session_ends_is_counted_once() {
             peer.queue.producer(clock::now()).push(&late, Offload::NONE);
             losses.push((Normal, DropReason::NotConnected, late));
             assert_drops(&peer.traffic.snapshot().drops, &losses);
+        });
+    });
+}
+
+/// Data of an established connection, and what a program sends that opens one.
+fn data(from: [u8; 4], to: [u8; 4]) -> [Vec<u8>; 2] {
+    [0x10, 0x02].map(|flags| {
+        let mut packet = tcp(false, 5000, 7, flags, 600);
+        packet[12..16].copy_from_slice(&from);
+        packet[16..20].copy_from_slice(&to);
+        packet
+    })
+}
+
+#[test]
+fn senders_hear_that_a_client_is_away() {
+    isolated("server::port::tests::senders_hear_that_a_client_is_away", || {
+        block_on(async {
+            let (hub, tun) = (hub(true), tun());
+            let netlink = Netlink::open().unwrap();
+            netlink.add_address(tun.index(), [10, 8, 0, 1].into(), 24).unwrap();
+            netlink.set_up(tun.index(), 1420).unwrap();
+            let [away, gone, other] = [2, 3, 4].map(|number| peer(&hub, number, 1420, None));
+            let before = clock::now() - 2 * HELD_MAX_WAIT;
+            let lose = |peer: &Peer, packets: [Vec<u8>; 2]| {
+                peer.queue.hold(before);
+                let mut producer = peer.queue.producer(before);
+                packets.iter().for_each(|packet| producer.push(packet, Offload::NONE));
+            };
+
+            // This host's program is told by the client, as nobody else's word would pass.
+            lose(&away, data(client(1), client(2)));
+            let mut next = of_class(Normal, OUTSIDE, client(2), 600);
+            let mut beyond = of_class(Normal, OUTSIDE, client(9), 600);
+            let records = [&mut next, &mut beyond].map(|packet| packet.as_mut_slice().into());
+            Downlink::new(Arc::clone(&hub), Arc::clone(&tun)).route(records.into_iter());
+            assert_eq!(unreachables_heard(), [1, 0]);
+            assert!(other.queue.is_empty());
+
+            // Another client is told by the server.
+            lose(&gone, data(client(4), client(3)));
+            let mut port = Uplink::new(Arc::clone(&hub), Arc::clone(&other), tun);
+            port.deliver(of_class(Normal, client(4), client(3), 600).as_mut_slice().into());
+            let mut batch = Batch::default();
+            assert_eq!(other.queue.drain_into(clock::now(), &mut batch, Allowance::unlimited(usize::MAX)), 1);
+            let (answer, _) = batch.iter().next().unwrap();
+            let packet = IpPacket::parse(answer).unwrap();
+            assert_eq!([packet.src(), packet.dst()], [client(1), client(4)].map(IpAddr::from));
+            assert_eq!(packet.payload()[..2], [3, 1]);
+            assert_eq!(unreachables_heard(), [1, 0]);
         });
     });
 }
