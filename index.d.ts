@@ -361,6 +361,15 @@ export interface IVpnClientConfig {
    */
   tlsCa?: string;
 
+  /**
+   * The HTTP proxy to go through: `http://[user:password@]host:port`, user and password percent-encoded. It is
+   * asked for a tunnel (`CONNECT`) to the server, whose name it looks up; what it carries stays encrypted. A
+   * failure on its side is `proxy-error`. `''` is none.
+   *
+   * @default the environment's `https_proxy` or `HTTPS_PROXY`, unless `no_proxy` or `NO_PROXY` exempts the server
+   */
+  proxy?: string;
+
   /** A label that the server shows: at most 64 characters, no control characters. */
   name?: string;
 
@@ -433,7 +442,10 @@ export interface IVpnStatus {
   assignedIp?: string;
   assignedIp6?: string;
 
-  /** Of a client the address it is connected to, of a server the one it listens on: `host:port`. */
+  /**
+   * Of a client the address it is connected to, or through a proxy the server's name and port; of a server the
+   * address it listens on: `host:port`.
+   */
   serverAddr?: string;
 
   /** Since when the client is connected, or the server serves. */
@@ -796,11 +808,20 @@ export interface IVpnServerConfig {
   tunName?: string;
 
   /**
-   * Proxies whose `X-Forwarded-For` is believed: CIDRs.
+   * Proxies whose `X-Forwarded-For`, and with `proxyProtocol` whose PROXY header, is believed: CIDRs.
    *
    * @default []
    */
   trustedProxies?: string[];
+
+  /**
+   * Whether connections from `trustedProxies` begin with a PROXY protocol header, of version 1 or 2, before TLS
+   * or HTTP. It says whose connection it is; without it, such a connection is closed unanswered. All others are
+   * served as ever. Needs `trustedProxies`.
+   *
+   * @default false
+   */
+  proxyProtocol?: boolean;
 
   /**
    * How long a session outlives its connection, in seconds.

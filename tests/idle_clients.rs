@@ -257,8 +257,7 @@ impl Client {
         let options = DialOptions {
             tls: Some(tls.clone()),
             congestion: CongestionControl::System,
-            deadline: tokio::time::Instant::now() + Duration::from_secs(20),
-            fallback_addrs: Vec::new(),
+            ..DialOptions::new(tokio::time::Instant::now() + Duration::from_secs(20))
         };
         let mut websocket = dial(endpoint, &options).await.unwrap().websocket;
         let params = ClientParams {

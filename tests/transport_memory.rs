@@ -46,8 +46,7 @@ impl Network {
         let options = DialOptions {
             tls: Some(self.client.clone()),
             congestion: CongestionControl::System,
-            deadline,
-            fallback_addrs: Vec::new(),
+            ..DialOptions::new(deadline)
         };
         let accept = async {
             let (tcp, _) = self.listener.accept().await.unwrap();

@@ -195,7 +195,10 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
     ['serverURL', 'wss://vpn.test/', 'serverUrl'],
     ['rotues', [], 'routes'],
     ['connectTimeoutMs', -1],
-    ['proxy', 'http://proxy.test:3128'],
+    ['proxy', 'https://proxy.test:3128', 'http://'],
+    ['proxy', 'socks5://proxy.test:1080', 'http://'],
+    ['proxy', 'http://proxy.test', 'port'],
+    ['token', 'x'],
   ]) {
     it(`of a client: ${path} = ${JSON.stringify(value)}`, async () => {
       const key = path.replace(/\[.*/, '');
@@ -228,6 +231,7 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
     ['maxClients', 0],
     ['path', 'no-slash'],
     ['trustedProxies[0]', ['nonsense']],
+    ['proxyProtocol', true, 'trustedProxies'],
     ['enableNAT', true, 'enableNat'],
     ['auth', 'open'],
   ]) {

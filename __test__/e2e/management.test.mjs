@@ -392,6 +392,10 @@ describe('names that a shell or a path could take for something else', { skip: n
       routes: [(name) => ['10.0.0.0/8', name], ALL, 'routes[1]'],
       tunName: [(name) => name, ALL],
       tlsCa: [(name) => name, UNPRINTABLE],
+      proxy: [
+        (name) => `http://${name}:3128`,
+        ['semicolon', 'substitution', 'newline', 'parent', 'nul', 'unicode'],
+      ],
       name: [(name) => name, UNPRINTABLE],
       congestionControl: [(name) => name, ALL],
       stateDir: [(name) => name, UNPRINTABLE],

@@ -14,7 +14,7 @@ use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
 use crate::session::{ClientFailure, ClientParams, KeepaliveCap, KeyLimits, Session, client};
-use crate::transport::{ClientTls, DialOptions, Dialed, Stream, WebSocket, dial};
+use crate::transport::{ClientTls, DialOptions, Dialed, Proxy, Stream, WebSocket, dial};
 
 /// How long an end that gives up waits for the answer to its Close.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
@@ -24,13 +24,18 @@ pub(super) struct Established {
     pub(super) websocket: WebSocket<Stream>,
     pub(super) session: Session,
     pub(super) hello: Accepted,
+    /// Where the connection goes: to the server, or to its proxy.
     pub(super) remote: SocketAddr,
+    /// What users are told the server is.
+    pub(super) server: String,
 }
 
 /// What a tunnel knows of the way to its server.
 pub(super) struct Approach<'a> {
     /// There if the server's URL asks for it.
     pub(super) tls: Option<&'a ClientTls>,
+    /// What the connection goes through, if anything.
+    pub(super) proxy: Option<&'a Proxy>,
     /// Addresses of earlier attempts, for when the name no longer resolves.
     pub(super) known: &'a [IpAddr],
     /// How long it may be silent.
@@ -50,8 +55,9 @@ pub(super) async fn attempt(
     let options = DialOptions {
         tls: approach.tls.cloned(),
         congestion: config.congestion_control,
-        deadline,
+        proxy: approach.proxy.cloned(),
         fallback_addrs: approach.known.to_vec(),
+        ..DialOptions::new(deadline)
     };
     let dialed = dial(&config.server_url, &options).await?;
     if announce {
@@ -66,7 +72,7 @@ async fn handshake(
     approach: &Approach<'_>,
     deadline: Instant,
 ) -> Result<Established, Failure> {
-    let Dialed { mut websocket, remote, .. } = dialed;
+    let Dialed { mut websocket, remote, server, .. } = dialed;
     let params = ClientParams {
         server_key: config.server_public_key,
         hello: ClientHello {
@@ -106,7 +112,7 @@ async fn handshake(
     let sent = timeout_at(deadline, websocket.send(&confirmation)).await;
     sent.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
         .map_err(|error| Failure::before_answer(&error.into()))?;
-    Ok(Established { websocket, session: connected.session, hello: connected.hello, remote })
+    Ok(Established { websocket, session: connected.session, hello: connected.hello, remote, server })
 }
 
 fn internal(error: &dyn std::fmt::Display) -> VpnError {

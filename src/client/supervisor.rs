@@ -1,6 +1,6 @@
 //! The task that owns a client's tunnel.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::report::{Assigned, ConnectionState, LogLevel, Status};
 use crate::session::reconnect::Backoff;
 use crate::session::{FEATURES, KeepaliveCap};
 use crate::telemetry::Traffic;
-use crate::transport::{ClientTls, Stream};
+use crate::transport::{ClientTls, Proxy, Stream};
 
 /// The server has this long to answer the Close of a connection that has ended already: its loss
 /// must not delay the next attempt.
@@ -79,6 +79,7 @@ impl Supervisor {
             reply: Some(reply),
             tunnel: None,
             tls: None,
+            proxy: None,
             known: Vec::new(),
             keepalive_cap: KeepaliveCap::default(),
             bad_requests: 0,
@@ -120,6 +121,9 @@ struct Run {
     tunnel: Option<Tunnel>,
     /// Made once: reading the system's trusted roots takes a while.
     tls: Option<ClientTls>,
+    /// The configuration's or the environment's, as it was at the beginning: what is known of addresses is
+    /// its.
+    proxy: Option<Proxy>,
     known: Vec<IpAddr>,
     /// What the connections of this tunnel that were cut while idle taught.
     keepalive_cap: KeepaliveCap,
@@ -128,6 +132,10 @@ struct Run {
 
 impl Run {
     async fn run(&mut self, inbox: &mut Inbox) -> Outcome {
+        match self.config.proxy_in_force() {
+            Ok(proxy) => self.proxy = proxy,
+            Err(error) => return Outcome::Failed(error),
+        }
         // First of all: the resolvers that a killed process left lead nowhere, and the next thing to do
         // is to ask for the server's name.
         if let Some(state_dir) = self.config.state_dir.path() {
@@ -186,6 +194,7 @@ impl Run {
         }
         let approach = Approach {
             tls: self.tls.as_ref(),
+            proxy: self.proxy.as_ref(),
             known: &self.known,
             keepalive_cap: self.keepalive_cap,
             features: if self.bad_requests > 0 { Features::NONE } else { FEATURES },
@@ -223,7 +232,7 @@ impl Run {
         deadline: Instant,
         inbox: &mut Inbox,
     ) -> Result<Interrupt, Failure> {
-        let Established { websocket, session, hello, remote } = established;
+        let Established { websocket, session, hello, remote, server } = established;
         let Some(tunnel) = self.tunnel.as_mut() else { return Err(Failure::last(no_tunnel())) };
         let (wire, wire_guard) = websocket.wire().ok().unzip();
         let mtu = tunnel.mtu(&hello, remote.ip(), wire, &self.traffic);
@@ -245,7 +254,7 @@ impl Run {
                         confirmed = Some(Instant::now());
                         tunnel.set_online(&hello);
                         let dns = Some(tunnel.dns());
-                        shared.set_connected(Status { dns, ..status(&hello, remote) }, mtu.clone());
+                        shared.set_connected(Status { dns, ..status(&hello, &server) }, mtu.clone());
                         self.bad_requests = 0;
                         if let Some(reply) = self.reply.take() {
                             answer(reply, Ok(assigned(&hello)));
@@ -330,11 +339,11 @@ async fn say_goodbye(mut link: Link<Stream, Downlink>, orders: &mpsc::Sender<Ord
     link.into_websocket().close(CloseCode::Normal.as_u16(), "", GOODBYE).await;
 }
 
-fn status(hello: &Accepted, remote: SocketAddr) -> Status {
+fn status(hello: &Accepted, server: &str) -> Status {
     Status {
         assigned_ip: Some(hello.assigned_ip),
         assigned_ip6: hello.v6.map(|v6| v6.assigned_ip),
-        server_addr: Some(remote.to_string()),
+        server_addr: Some(server.to_owned()),
         ..Status::new(ConnectionState::Connected)
     }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::defaults;
 use super::field::{Field, Names, Object};
+use super::proxy::ProxyChoice;
 use super::values::{self, PemSource, StateDir};
 use crate::codec::hello::is_client_name;
 use crate::crypto::keys::PublicKey;
@@ -25,13 +26,14 @@ static NAMES: Names = Names {
         "routes",
         "tunName",
         "tlsCa",
+        "proxy",
         "name",
         "connectTimeoutMs",
         "congestionControl",
         "stateDir",
         "reconnect",
     ],
-    later: &["proxy", "privateKey", "token"],
+    later: &["privateKey", "token"],
 };
 
 static RECONNECT_NAMES: Names = Names { known: &["baseDelayMs", "maxDelayMs", "maxAttempts"], later: &[] };
@@ -57,6 +59,9 @@ pub struct ClientConfig {
     pub tun_name: Option<String>,
     /// `tlsCa`: the authority trusted instead of the system's.
     pub tls_ca: Option<PemSource>,
+    /// `proxy`: the HTTP proxy to go through, `http://[user:password@]host:port`; `""` is none, and the
+    /// environment's is asked for unless given.
+    pub proxy: ProxyChoice,
     /// `name`: the label shown on the server, at most 64 characters.
     pub name: Option<String>,
     /// `connectTimeoutMs`: what one attempt to connect may take, up to 10 min, 15 s unless given.
@@ -116,6 +121,7 @@ impl ClientConfig {
             routes: config.optional("routes", values::routes)?.unwrap_or_default(),
             tun_name: config.optional("tunName", values::tun_name)?,
             tls_ca: config.optional("tlsCa", |field| values::pem(field, base_dir))?,
+            proxy: config.optional("proxy", values::proxy)?.unwrap_or_default(),
             name: config.optional("name", name)?,
             connect_timeout: config
                 .optional("connectTimeoutMs", timeout)?
@@ -160,6 +166,7 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorCode;
+    use crate::transport::Proxy;
 
     const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 
@@ -184,6 +191,7 @@ mod tests {
         assert_eq!((config.dns, config.mtu, config.keepalive_interval), (None, 1420, None));
         assert!(config.routes.is_empty());
         assert_eq!((config.tun_name, config.tls_ca, config.name), (None, None, None));
+        assert_eq!(config.proxy, ProxyChoice::Environment);
         assert_eq!(config.connect_timeout, Duration::from_secs(15));
         assert_eq!(config.congestion_control, CongestionControl::Auto);
         assert_eq!(config.state_dir, StateDir::Default);
@@ -202,6 +210,7 @@ mod tests {
             "routes": ["0.0.0.0/0", "fd00::/8"],
             "tunName": "vpn0",
             "tlsCa": "ca.pem",
+            "proxy": "http://me:secret@proxy.example.org:3128",
             "name": "Zoë's laptop",
             "connectTimeoutMs": 500,
             "congestionControl": "system",
@@ -214,6 +223,8 @@ mod tests {
         assert_eq!(config.routes.len(), 2);
         assert_eq!(config.tun_name.as_deref(), Some("vpn0"));
         assert_eq!(config.tls_ca, Some(PemSource::File("/etc/smartvpn/ca.pem".into())));
+        let proxy = Proxy::parse("http://me:secret@proxy.example.org:3128").unwrap();
+        assert_eq!(config.proxy, ProxyChoice::Through(proxy));
         assert_eq!(config.name.as_deref(), Some("Zoë's laptop"));
         assert_eq!(config.connect_timeout, Duration::from_millis(500));
         assert_eq!(config.congestion_control, CongestionControl::System);
@@ -231,6 +242,27 @@ mod tests {
         assert_eq!(reconnect(json!({})), Some(Reconnect::default()));
         let some = reconnect(json!({ "maxAttempts": 1 })).unwrap();
         assert_eq!(some, Reconnect { max_attempts: Some(1), ..Reconnect::default() });
+    }
+
+    #[test]
+    fn an_empty_proxy_is_none_whatever_the_environment_has() {
+        let config = parse(&json!({ "proxy": "" })).unwrap();
+        assert_eq!(config.proxy, ProxyChoice::Nothing);
+        assert_eq!(config.proxy_in_force().unwrap(), None);
+    }
+
+    #[test]
+    fn the_password_of_a_proxy_is_not_printed() {
+        let proxy = |url: &str| parse(&json!({ "proxy": url }));
+        let printed = format!("{:?}", proxy("http://me:hunter2@proxy.example.org:3128").unwrap());
+        assert!(printed.contains("proxy.example.org:3128") && !printed.contains("hunter2"), "{printed}");
+        for url in ["https://me:hunter2@h:1", "http://me:hunter2@h", "hunter2"] {
+            let error = proxy(url).unwrap_err();
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+        let error = proxy("socks5://h:1").unwrap_err();
+        let told = "proxy must begin with http://: proxies over TLS (https://) and SOCKS are not supported";
+        assert_eq!(error.message, told);
     }
 
     #[test]
@@ -257,6 +289,10 @@ mod tests {
             (json!({ "tunName": "sixteen-letters!" }), "tunName"),
             (json!({ "tunName": "" }), "tunName"),
             (json!({ "tlsCa": "" }), "tlsCa"),
+            (json!({ "proxy": "https://proxy.example.org:3128" }), "proxy"),
+            (json!({ "proxy": "proxy.example.org:3128" }), "proxy"),
+            (json!({ "proxy": "http://proxy.example.org" }), "proxy"),
+            (json!({ "proxy": null }), "proxy"),
             (json!({ "name": "a\nb" }), "name"),
             (json!({ "name": "x".repeat(65) }), "name"),
             (json!({ "connectTimeoutMs": 0 }), "connectTimeoutMs"),
@@ -292,7 +328,7 @@ mod tests {
 
     #[test]
     fn later_options_are_told_apart_from_mistakes() {
-        for name in ["proxy", "privateKey", "token"] {
+        for name in ["privateKey", "token"] {
             let error = parse(&json!({ name: "x" })).unwrap_err();
             assert!(error.message.starts_with(&format!("{name} is not supported")), "{}", error.message);
         }

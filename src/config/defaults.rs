@@ -1,8 +1,8 @@
 //! What holds where a configuration says nothing, and the ranges of what it may say (API §§2–3).
 //!
 //! Fields that are not listed have no default of their own: an absent `dns` or
-//! `keepaliveIntervalSecs` of a client is the server's to choose, absent lists are empty, absent
-//! switches off.
+//! `keepaliveIntervalSecs` of a client is the server's to choose, an absent `proxy` the environment's, absent
+//! lists are empty, absent switches off.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

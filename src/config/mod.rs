@@ -1,19 +1,21 @@
 //! What users configure: one validation for Node, daemon and files (API §§2–4).
 //!
 //! A configuration is JSON; `parse` turns it into typed fields once, and nothing behind it checks
-//! again. Every refusal names the field's path (`routes[2]`) and what it must be; a private key never
-//! appears in one, nor in what `Debug` prints.
+//! again. Every refusal names the field's path (`routes[2]`) and what it must be; a private key or a
+//! proxy's password never appears in one, nor in what `Debug` prints.
 
 pub mod defaults;
 
 mod client;
 mod field;
 mod file;
+mod proxy;
 mod server;
 mod tls;
 mod values;
 
 pub use client::{ClientConfig, Reconnect};
 pub use file::{load_from_file, save_to_file};
+pub use proxy::ProxyChoice;
 pub use server::{ServerConfig, TlsPem};
 pub use values::{PemSource, StateDir};

@@ -35,6 +35,7 @@ static NAMES: Names = Names {
         "path",
         "tunName",
         "trustedProxies",
+        "proxyProtocol",
         "sessionGraceSecs",
         "congestionControl",
         "stateDir",
@@ -43,7 +44,6 @@ static NAMES: Names = Names {
     ],
     later: &[
         "ticketMaxAgeSecs",
-        "proxyProtocol",
         "auth",
         "clients",
         "authenticate",
@@ -87,8 +87,10 @@ pub struct ServerConfig {
     pub path: Option<String>,
     /// `tunName`: the interface's name; `None`: the first free one.
     pub tun_name: Option<String>,
-    /// `trustedProxies`: those whose `X-Forwarded-For` is believed.
+    /// `trustedProxies`: those whose `X-Forwarded-For` and PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// `proxyProtocol`: connections from trusted proxies begin with a PROXY header, of version 1 or 2.
+    pub proxy_protocol: bool,
     /// `congestionControl`: pacing of the outer connections.
     pub congestion_control: CongestionControl,
     /// `stateDir`: where state outlives the process.
@@ -121,6 +123,7 @@ impl ServerConfig {
         config.optional("sessionGraceSecs", session_grace)?;
         let subnet = config.required("subnet", values::subnet)?;
         let subnet6 = config.optional("subnet6", values::subnet)?;
+        let trusted_proxies = config.optional("trustedProxies", values::proxies)?.unwrap_or_default();
         let keepalive = |field: &Field<'_>| field.seconds(defaults::KEEPALIVE_RANGE);
         let clients = |field: &Field<'_>| field.integer(1..=u32::MAX.into());
         Ok(Self {
@@ -142,7 +145,8 @@ impl ServerConfig {
             client_to_client: config.optional("clientToClient", Field::boolean)?.unwrap_or_default(),
             path: config.optional("path", path)?,
             tun_name: config.optional("tunName", values::tun_name)?,
-            trusted_proxies: config.optional("trustedProxies", values::proxies)?.unwrap_or_default(),
+            proxy_protocol: proxy_protocol(config, &trusted_proxies)?,
+            trusted_proxies,
             congestion_control: config
                 .optional("congestionControl", values::congestion_control)?
                 .unwrap_or_default(),
@@ -161,6 +165,15 @@ impl ServerConfig {
 /// Sessions can't be resumed yet, so only 0 is true.
 fn session_grace(field: &Field<'_>) -> Result<u64, VpnError> {
     field.integer(0..=0).map_err(|_| field.refuse("must be 0: this version can't resume sessions yet"))
+}
+
+/// The header is believed of trusted proxies only: without any, nobody could send one.
+fn proxy_protocol(config: &Object<'_>, trusted: &[IpNet]) -> Result<bool, VpnError> {
+    let wanted = config.optional("proxyProtocol", Field::boolean)?.unwrap_or_default();
+    if wanted && trusted.is_empty() {
+        return Err(config.field("proxyProtocol").refuse("needs trustedProxies beside it"));
+    }
+    Ok(wanted)
 }
 
 /// A burst without a rate means nothing, and is somebody's mistake.
@@ -259,7 +272,10 @@ mod tests {
         assert_eq!((config.subnet6, config.tls), (None, None));
         assert!(config.dns.is_empty() && config.trusted_proxies.is_empty());
         assert_eq!((config.mtu, config.keepalive_interval), (1420, Duration::from_secs(30)));
-        assert_eq!((config.enable_nat, config.client_to_client), (false, false));
+        assert_eq!(
+            (config.enable_nat, config.client_to_client, config.proxy_protocol),
+            (false, false, false)
+        );
         assert_eq!((config.max_clients, config.path, config.tun_name), (253, None, None));
         assert_eq!(config.congestion_control, CongestionControl::Auto);
         assert_eq!(config.state_dir, StateDir::Default);
@@ -281,6 +297,7 @@ mod tests {
             "path": "/tunnel",
             "tunName": "vpn0",
             "trustedProxies": ["127.0.0.1", "10.0.0.0/8"],
+            "proxyProtocol": true,
             "sessionGraceSecs": 0,
             "congestionControl": "system",
             "stateDir": "state",
@@ -296,7 +313,7 @@ mod tests {
         assert_eq!((config.enable_nat, config.client_to_client), (true, true));
         assert_eq!((config.max_clients, config.path.as_deref()), (1, Some("/tunnel")));
         assert_eq!(config.tun_name.as_deref(), Some("vpn0"));
-        assert_eq!(config.trusted_proxies.len(), 2);
+        assert_eq!((config.trusted_proxies.len(), config.proxy_protocol), (2, true));
         assert_eq!(config.congestion_control, CongestionControl::System);
         assert_eq!(config.state_dir, StateDir::At("/etc/smartvpn/state".into()));
     }
@@ -351,6 +368,9 @@ mod tests {
             (json!({ "path": "/é" }), "path"),
             (json!({ "tunName": ".." }), "tunName"),
             (json!({ "trustedProxies": ["10.0.0.1/8"] }), "trustedProxies[0]"),
+            (json!({ "proxyProtocol": "v2", "trustedProxies": ["10.0.0.1"] }), "proxyProtocol"),
+            (json!({ "proxyProtocol": true }), "proxyProtocol"),
+            (json!({ "proxyProtocol": true, "trustedProxies": [] }), "proxyProtocol"),
             (json!({ "sessionGraceSecs": 60 }), "sessionGraceSecs"),
             (json!({ "congestionControl": null }), "congestionControl"),
             (json!({ "stateDir": 1 }), "stateDir"),

@@ -12,11 +12,12 @@ use zeroize::Zeroizing;
 
 use super::defaults;
 use super::field::Field;
+use super::proxy::ProxyChoice;
 use crate::addr::cidr::{parse_cidr, parse_cidr_or_address};
 use crate::addr::{Address, Subnet};
 use crate::crypto::keys::{PrivateKey, PublicKey};
 use crate::error::{ErrorCode, VpnError};
-use crate::transport::{CongestionControl, Endpoint};
+use crate::transport::{CongestionControl, Endpoint, Proxy};
 use crate::tunnel::is_valid_name;
 
 /// The longest PEM file that is read, in bytes: a chain of a hundred certificates is shorter.
@@ -119,6 +120,15 @@ pub(super) fn server_url(field: &Field<'_>) -> Result<Endpoint, VpnError> {
     let text = field.value().and_then(Value::as_str);
     let text = text.ok_or_else(|| field.refuse_unseen("must be a URL: wss://host[:port]/path"))?;
     Endpoint::parse(text).map_err(|error| field.refuse_unseen(error))
+}
+
+/// A proxy, or `""`. It may hold a password, so no message repeats it.
+pub(super) fn proxy(field: &Field<'_>) -> Result<ProxyChoice, VpnError> {
+    match field.value().and_then(Value::as_str) {
+        Some("") => Ok(ProxyChoice::Nothing),
+        Some(url) => Proxy::parse(url).map(ProxyChoice::Through).map_err(|error| field.refuse_unseen(error)),
+        None => Err(field.refuse_unseen("must be a URL, http://[user:password@]host:port, or \"\" for none")),
+    }
 }
 
 /// `host:port` or `[v6]:port`, as a listener takes it.

@@ -14,7 +14,7 @@ use super::hub::Hub;
 use super::peer::{Identity, Peer};
 use super::port::Uplink;
 use super::reservation::Reservation;
-use super::source::client_address;
+use super::source::{client_address, is_trusted};
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::DisconnectCode;
 use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCode, Rejection, VERSION};
@@ -23,7 +23,7 @@ use crate::network::delete_conntrack;
 use crate::packet::Intake;
 use crate::report::DisconnectReason;
 use crate::session::{Listening, Opened, Request, Session, Unconfirmed};
-use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, upgrade};
+use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, read_proxy_header, upgrade};
 use crate::tunnel::Tun;
 
 /// From accepting TCP to the confirmed session (PROTOCOL §3).
@@ -91,9 +91,10 @@ async fn begin(
     permit: OwnedSemaphorePermit,
 ) -> Option<Box<Running>> {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-    let tcp = TcpStream::from_std(tcp)
+    let mut tcp = TcpStream::from_std(tcp)
         .inspect_err(|error| tracing::debug!(%from, %error, "a connection cannot be waited for"))
         .ok()?;
+    let from = peer(hub, &mut tcp, from, deadline).await?;
     let upgraded = upgrade(tcp, hub.tls.as_ref(), &hub.upgrade, deadline)
         .await
         .inspect_err(|error| tracing::debug!(%from, %error, "no tunnel came of a connection"))
@@ -111,6 +112,21 @@ async fn begin(
             if let Some(code) = code {
                 websocket.close(code, "", CLOSE_WAIT).await;
             }
+            None
+        }
+    }
+}
+
+/// Who is at the other end: the socket's peer, or who has connected to it where it is a trusted proxy that
+/// says so. None if the proxy should and does not.
+async fn peer(hub: &Hub, tcp: &mut TcpStream, from: SocketAddr, deadline: Instant) -> Option<SocketAddr> {
+    if !hub.config.proxy_protocol || !is_trusted(from.ip(), &hub.config.trusted_proxies) {
+        return Some(from);
+    }
+    match read_proxy_header(tcp, deadline).await {
+        Ok(source) => Some(source.unwrap_or(from)),
+        Err(error) => {
+            tracing::debug!(%from, %error, "a connection is closed unanswered");
             None
         }
     }

@@ -4,18 +4,23 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// The client's address: the socket's peer, or, where that is a trusted proxy, the right-most
-/// address in `X-Forwarded-For` that is not a trusted proxy itself. What stands further left is
-/// whatever the client wrote.
+/// The client's address: the peer, or, where that is a trusted proxy, the right-most address in
+/// `X-Forwarded-For` that is not a trusted proxy itself. What stands further left is whatever the client
+/// wrote. The peer is the socket's, or the one that a PROXY header has in its place.
 pub(super) fn client_address(peer: SocketAddr, forwarded_for: &[IpAddr], trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |addr: IpAddr| trusted.iter().any(|net| net.contains(&addr));
     let peer = peer.ip().to_canonical();
-    if !is_trusted(peer) {
+    if !is_trusted(peer, trusted) {
         return peer;
     }
     let mut hops = forwarded_for.iter().map(IpAddr::to_canonical);
     let first = hops.clone().next();
-    hops.rfind(|&hop| !is_trusted(hop)).or(first).unwrap_or(peer)
+    hops.rfind(|&hop| !is_trusted(hop, trusted)).or(first).unwrap_or(peer)
+}
+
+/// Whether `addr` is a trusted proxy's.
+pub(super) fn is_trusted(addr: IpAddr, trusted: &[IpNet]) -> bool {
+    let addr = addr.to_canonical();
+    trusted.iter().any(|net| net.contains(&addr))
 }
 
 #[cfg(test)]

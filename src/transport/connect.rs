@@ -19,9 +19,10 @@ use super::{CongestionControl, socket};
 /// How long an address may be silent before the next one is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// How long the resolver may take before addresses that are known from before are tried beside it. A
-/// resolver that works takes a tenth of this; one behind a dead tunnel takes all there is.
-const FALLBACK_DELAY: Duration = Duration::from_secs(2);
+/// How long the resolver may take before addresses that are known from before are tried beside it, unless
+/// the caller says otherwise. A resolver that works takes a tenth of this; one behind a dead tunnel takes
+/// all there is.
+pub(super) const FALLBACK_DELAY: Duration = Duration::from_secs(2);
 
 /// How much longer the resolver is waited for when those addresses have failed as well. Waiting out the
 /// caller's deadline would leave a restarted server unnoticed for that long.
@@ -40,7 +41,7 @@ pub(super) enum ConnectError {
     Exhausted,
 }
 
-/// The server's addresses, and what has become of each.
+/// The addresses of a server, or of its proxy, and what has become of each.
 pub(super) struct Connector<'a> {
     congestion: CongestionControl,
     lookup: Option<Lookup<'a>>,
@@ -57,10 +58,11 @@ pub(super) struct Connector<'a> {
 }
 
 impl<'a> Connector<'a> {
-    /// `lookup` resolves the name; `fallback` is tried when it fails or dawdles.
+    /// `lookup` resolves the name; `fallback` is tried when it fails, or takes longer than `fallback_after`.
     pub(super) fn new(
         lookup: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a,
         fallback: Vec<SocketAddr>,
+        fallback_after: Duration,
         congestion: CongestionControl,
     ) -> Self {
         let now = Instant::now();
@@ -69,7 +71,7 @@ impl<'a> Connector<'a> {
             lookup: Some(Box::pin(lookup)),
             lookup_error: None,
             fallback,
-            fallback_at: now + FALLBACK_DELAY,
+            fallback_at: now + fallback_after,
             seen: Vec::new(),
             queue: VecDeque::new(),
             attempts: FuturesUnordered::new(),
@@ -251,7 +253,7 @@ mod tests {
     }
 
     fn connector<'a>(found: io::Result<Vec<SocketAddr>>, fallback: &[SocketAddr]) -> Connector<'a> {
-        Connector::new(ready(found), fallback.to_vec(), CongestionControl::System)
+        Connector::new(ready(found), fallback.to_vec(), FALLBACK_DELAY, CongestionControl::System)
     }
 
     #[test]
@@ -307,18 +309,21 @@ mod tests {
     async fn known_addresses_do_not_wait_for_a_dead_resolver() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
-        let start = Instant::now();
-        let mut connector = Connector::new(pending(), vec![good], CongestionControl::System);
-        assert!(connector.is_resolving());
-        assert_eq!(connector.next().await.unwrap().1, good);
-        assert_eq!(start.elapsed(), FALLBACK_DELAY);
+        for delay in [FALLBACK_DELAY, Duration::ZERO] {
+            let start = Instant::now();
+            let mut connector = Connector::new(pending(), vec![good], delay, CongestionControl::System);
+            assert!(connector.is_resolving());
+            assert_eq!(connector.next().await.unwrap().1, good);
+            assert_eq!(start.elapsed(), delay);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_dead_resolver_does_not_hide_what_known_addresses_say() {
         let start = Instant::now();
         let refused = closed("127.0.0.1").await;
-        let mut connector = Connector::new(pending(), vec![refused], CongestionControl::System);
+        let mut connector =
+            Connector::new(pending(), vec![refused], FALLBACK_DELAY, CongestionControl::System);
         assert!(matches!(connector.next().await, Err(ConnectError::Attempt(..))));
         assert_eq!(start.elapsed(), FALLBACK_DELAY + LOOKUP_GRACE);
     }
@@ -331,7 +336,7 @@ mod tests {
             tokio::time::sleep(FALLBACK_DELAY + ATTEMPT_DELAY).await;
             Ok(vec![old, new])
         };
-        let mut connector = Connector::new(lookup, vec![old], CongestionControl::System);
+        let mut connector = Connector::new(lookup, vec![old], FALLBACK_DELAY, CongestionControl::System);
         assert_eq!(connector.next().await.unwrap().1, new);
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,9 +15,14 @@ use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::connect::{self, ConnectError, Connector};
-use super::http::{self, HEADER_COUNT_LIMIT, Head, HeadError, SUBPROTOCOL};
+use super::http::{self, HEADER_COUNT_LIMIT, Head, HeadError, SUBPROTOCOL, USER_AGENT, begins_answer};
 use super::paced::PacedTcp;
-use super::{ClientTls, CongestionControl, DialError, DialPhase, Endpoint, Stream, WebSocket};
+use super::proxy;
+use super::retry_after::retry_after;
+use super::{
+    ClientTls, CongestionControl, DialError, DialPhase, Endpoint, Progress, Proxy, ProxyFault, Stream,
+    WebSocket,
+};
 
 /// How much of a redirect's target a message shows.
 const LOCATION_SHOWN: usize = 200;
@@ -30,9 +36,34 @@ pub struct DialOptions {
     pub congestion: CongestionControl,
     /// When to give up, whatever is going on.
     pub deadline: Instant,
-    /// Addresses of the server from before: tried when the name does not resolve any more, or not within
-    /// two seconds, as the resolver may be behind the dead tunnel.
+    /// The HTTP proxy that connects to the server, and looks its name up.
+    pub proxy: Option<Proxy>,
+    /// Addresses from before ([`Dialed::remote`]), of the proxy if there is one: tried when the name does not
+    /// resolve any more, or not within [`Self::fallback_after`], as the resolver may be behind the dead
+    /// tunnel.
     pub fallback_addrs: Vec<IpAddr>,
+    /// How long the resolver is waited for before [`Self::fallback_addrs`] are tried beside it.
+    pub fallback_after: Duration,
+    /// Is told how far it comes.
+    pub progress: Progress,
+}
+
+impl DialOptions {
+    /// [`Self::fallback_after`] unless told otherwise: 2 s.
+    pub const FALLBACK_AFTER: Duration = connect::FALLBACK_DELAY;
+
+    /// Without TLS, proxy and known addresses, and giving up at `deadline`.
+    pub fn new(deadline: Instant) -> Self {
+        Self {
+            tls: None,
+            congestion: CongestionControl::default(),
+            deadline,
+            proxy: None,
+            fallback_addrs: Vec::new(),
+            fallback_after: Self::FALLBACK_AFTER,
+            progress: Progress::default(),
+        }
+    }
 }
 
 /// A connection whose first bytes are frames.
@@ -40,39 +71,48 @@ pub struct DialOptions {
 pub struct Dialed {
     /// The connection; its message limit is the one before the session is up.
     pub websocket: WebSocket<Stream>,
-    /// The server's address.
+    /// The address that it goes to, the server's or the proxy's. This host must keep a way there beside any
+    /// tunnel.
     pub remote: SocketAddr,
     /// The address that the connection leaves from.
     pub local: SocketAddr,
+    /// What users are told the server is: its address and port; through a proxy, which alone knows the
+    /// address, host and port of the URL.
+    pub server: String,
 }
 
 /// Connects to `endpoint`, all before the deadline.
 ///
-/// Addresses are tried in turn, the next after 250 ms or a failure. One that takes a connection and then
-/// cuts it, or lets half of the remaining time pass, gives way to the others; what a server says, by its
-/// certificate or in HTTP, is final.
+/// Addresses, of the proxy if there is one, are tried in turn, the next after 250 ms or a failure. One that
+/// takes a connection and then cuts it, or lets half of the remaining time pass, gives way to the others; what
+/// a server says, by its certificate or in HTTP, is final. What fails before a proxy has opened its tunnel is
+/// [`DialError::Proxy`].
 ///
 /// Cancel-safe: dropping the future drops the sockets.
 pub async fn dial(endpoint: &Endpoint, options: &DialOptions) -> Result<Dialed, DialError> {
+    let hop = Hop::of(endpoint, options);
     let lookup = async {
-        match endpoint.ip() {
-            Some(ip) => Ok(vec![SocketAddr::new(ip, endpoint.port)]),
-            None => connect::look_up(&endpoint.host, endpoint.port).await,
+        match hop.host.parse() {
+            Ok(ip) => Ok(vec![SocketAddr::new(ip, hop.port)]),
+            Err(_) => connect::look_up(hop.host, hop.port).await,
         }
     };
-    let fallback = connect::with_port(&options.fallback_addrs, endpoint.port);
-    let mut connector = Connector::new(lookup, fallback, options.congestion);
+    let fallback = connect::with_port(&options.fallback_addrs, hop.port);
+    let mut connector = Connector::new(lookup, fallback, options.fallback_after, options.congestion);
     let mut failure = None;
     loop {
         let (tcp, remote) = match timeout_at(options.deadline, connector.next()).await {
             Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(failure.unwrap_or_else(|| connect_error(endpoint, error))),
-            Err(_) => return Err(failure.unwrap_or_else(|| connect_timeout(endpoint, &connector))),
+            Ok(Err(error)) => return Err(failure.unwrap_or_else(|| hop.connect_error(error))),
+            Err(_) => return Err(failure.unwrap_or_else(|| hop.connect_timeout(&connector))),
         };
-        let server = known_as(endpoint, remote);
-        match establish(endpoint, options, tcp, &server, connector.has_more()).await {
-            Ok((websocket, local)) => return Ok(Dialed { websocket, remote, local }),
-            Err(error @ (DialError::Lost { .. } | DialError::Timeout { .. })) if connector.has_more() => {
+        options.progress.set_connected();
+        match establish(endpoint, options, tcp, &hop.known_as(remote), connector.has_more()).await {
+            Ok((websocket, local)) => {
+                let server = if hop.is_proxy { proxy::server(endpoint) } else { remote.to_string() };
+                return Ok(Dialed { websocket, remote, local, server });
+            }
+            Err(error) if error.is_of_address() && connector.has_more() => {
                 tracing::debug!(%error, "trying the next address");
                 failure = Some(error);
             }
@@ -81,47 +121,108 @@ pub async fn dial(endpoint: &Endpoint, options: &DialOptions) -> Result<Dialed, 
     }
 }
 
-/// What messages call the server: its name, if it has one, and the address that was tried.
-fn known_as(endpoint: &Endpoint, remote: SocketAddr) -> String {
-    if endpoint.ip().is_some() { remote.to_string() } else { format!("{} ({remote})", endpoint.host) }
+/// Where TCP goes: to the server, or to the proxy.
+struct Hop<'a> {
+    host: &'a str,
+    port: u16,
+    is_proxy: bool,
 }
 
-fn connect_error(endpoint: &Endpoint, error: ConnectError) -> DialError {
-    match error {
-        ConnectError::Lookup(source) => DialError::Dns { host: endpoint.host.clone(), source },
-        ConnectError::Exhausted => {
-            DialError::Lost { server: endpoint.host.clone(), phase: DialPhase::Connect, source: None }
+impl<'a> Hop<'a> {
+    fn of(endpoint: &'a Endpoint, options: &'a DialOptions) -> Self {
+        match &options.proxy {
+            Some(proxy) => Self { host: &proxy.host, port: proxy.port, is_proxy: true },
+            None => Self { host: &endpoint.host, port: endpoint.port, is_proxy: false },
         }
-        ConnectError::Attempt(remote, source) => {
-            let server = known_as(endpoint, remote);
-            match source.kind() {
-                io::ErrorKind::ConnectionRefused => DialError::Refused { server, source },
-                io::ErrorKind::TimedOut => DialError::Timeout { server, phase: DialPhase::Connect },
-                io::ErrorKind::ConnectionReset => {
-                    DialError::Lost { server, phase: DialPhase::Connect, source: Some(source) }
+    }
+
+    /// What messages call it: its name, if it has one, and the address that was tried.
+    fn known_as(&self, remote: SocketAddr) -> String {
+        let is_address = self.host.parse::<IpAddr>().is_ok();
+        if is_address { remote.to_string() } else { format!("{} ({remote})", self.host) }
+    }
+
+    fn connect_error(&self, error: ConnectError) -> DialError {
+        match error {
+            ConnectError::Lookup(source) => self.no_address(source),
+            ConnectError::Exhausted => self.lost(self.host.to_owned(), None),
+            ConnectError::Attempt(remote, source) => self.attempt_error(self.known_as(remote), source),
+        }
+    }
+
+    fn connect_timeout(&self, connector: &Connector<'_>) -> DialError {
+        let phase = if connector.is_resolving() { DialPhase::Resolve } else { DialPhase::Connect };
+        self.timeout(format!("{}:{}", self.host, self.port), phase)
+    }
+
+    fn attempt_error(&self, name: String, source: io::Error) -> DialError {
+        match source.kind() {
+            io::ErrorKind::TimedOut => self.timeout(name, DialPhase::Connect),
+            io::ErrorKind::ConnectionReset => self.lost(name, Some(source)),
+            kind => {
+                let refused = kind == io::ErrorKind::ConnectionRefused;
+                match (self.is_proxy, refused) {
+                    (false, true) => DialError::Refused { server: name, source },
+                    (false, false) => DialError::Unreachable { server: name, source },
+                    (true, true) => of_proxy(name, ProxyFault::Refused, Some(source)),
+                    (true, false) => of_proxy(name, ProxyFault::Unreachable, Some(source)),
                 }
-                _ => DialError::Unreachable { server, source },
             }
+        }
+    }
+
+    fn no_address(&self, source: Option<io::Error>) -> DialError {
+        let host = self.host.to_owned();
+        if self.is_proxy {
+            of_proxy(host, ProxyFault::Unresolved, source)
+        } else {
+            DialError::Dns { host, source }
+        }
+    }
+
+    fn timeout(&self, name: String, phase: DialPhase) -> DialError {
+        if self.is_proxy {
+            of_proxy(name, ProxyFault::Timeout(phase), None)
+        } else {
+            DialError::Timeout { server: name, phase }
+        }
+    }
+
+    fn lost(&self, name: String, source: Option<io::Error>) -> DialError {
+        if self.is_proxy {
+            of_proxy(name, ProxyFault::Lost, source)
+        } else {
+            DialError::Lost { server: name, phase: DialPhase::Connect, source }
         }
     }
 }
 
-fn connect_timeout(endpoint: &Endpoint, connector: &Connector<'_>) -> DialError {
-    let phase = if connector.is_resolving() { DialPhase::Resolve } else { DialPhase::Connect };
-    DialError::Timeout { server: format!("{}:{}", endpoint.host, endpoint.port), phase }
+const fn of_proxy(proxy: String, fault: ProxyFault, source: Option<io::Error>) -> DialError {
+    DialError::Proxy { proxy, fault, source }
 }
 
-/// From TCP to a WebSocket. With `others` to fall back on, it takes half of the remaining time at most.
+/// From TCP with `hop` to a WebSocket. With `others` to fall back on, it takes half of the remaining time at
+/// most.
 async fn establish(
     endpoint: &Endpoint,
     options: &DialOptions,
-    tcp: TcpStream,
-    server: &str,
+    mut tcp: TcpStream,
+    hop: &str,
     others: bool,
 ) -> Result<(WebSocket<Stream>, SocketAddr), DialError> {
     let now = Instant::now();
     let left = options.deadline.saturating_duration_since(now);
     let deadline = if others { now + left / 2 } else { options.deadline };
+    let server = match &options.proxy {
+        None => hop.to_owned(),
+        Some(proxy) => {
+            let tunnel = timeout_at(deadline, proxy::open_tunnel(&mut tcp, proxy, hop, endpoint)).await;
+            let timed_out = || of_proxy(hop.to_owned(), ProxyFault::Timeout(DialPhase::Proxy), None);
+            tunnel.map_err(|_| timed_out())??;
+            format!("{} through the proxy {hop}", proxy::server(endpoint))
+        }
+    };
+    let server = server.as_str();
     let timed_out = |phase| DialError::Timeout { server: server.to_owned(), phase };
     let lost = |phase| move |error| DialError::of_stream(server, phase, error);
 
@@ -155,8 +256,12 @@ async fn secure(
 /// Sends the request and reads the answer to it; the head that is given back upgrades.
 async fn request_upgrade(endpoint: &Endpoint, stream: &mut Stream, server: &str) -> Result<Head, DialError> {
     let lost = |error| DialError::of_stream(server, DialPhase::Upgrade, error);
-    let stranger =
-        |status, explanation| DialError::NotAVpnServer { server: server.to_owned(), status, explanation };
+    let stranger = |Stranger { status, explanation, retry_after }| DialError::NotAVpnServer {
+        server: server.to_owned(),
+        status,
+        explanation,
+        retry_after,
+    };
 
     let key = BASE64_STANDARD.encode(rand::random::<[u8; 16]>());
     stream.write_all(request(endpoint, &key).as_bytes()).await.map_err(lost)?;
@@ -170,14 +275,18 @@ async fn request_upgrade(endpoint: &Endpoint, stream: &mut Stream, server: &str)
                 let phase = DialPhase::Upgrade;
                 return Err(DialError::Lost { server: server.to_owned(), phase, source: None });
             }
-            Err(HeadError::TooLong) => return Err(stranger(None, "its answer's head is over 16 KiB".into())),
-            Err(HeadError::NotHttp) => return Err(stranger(None, not_http(endpoint, head.bytes()))),
+            Err(HeadError::TooLong) => {
+                return Err(stranger(Stranger::new(None, "its answer's head is over 16 KiB")));
+            }
+            Err(HeadError::NotHttp) => {
+                return Err(stranger(Stranger::new(None, not_http(endpoint, head.bytes()))));
+            }
         }
         match judge(head.head(), &derive_accept_key(key.as_bytes())) {
             Verdict::Upgraded => return Ok(head),
             Verdict::Interim => head.next(),
-            Verdict::Proxy => return Err(DialError::Proxy { server: server.to_owned() }),
-            Verdict::Stranger(status, explanation) => return Err(stranger(status, explanation)),
+            Verdict::Proxy => return Err(DialError::ForeignProxy { server: server.to_owned() }),
+            Verdict::Stranger(found) => return Err(stranger(found)),
         }
     }
 }
@@ -185,26 +294,21 @@ async fn request_upgrade(endpoint: &Endpoint, stream: &mut Stream, server: &str)
 /// The user agent is there for proxies that refuse requests without one.
 fn request(endpoint: &Endpoint, key: &str) -> String {
     format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: smartvpn/{}\r\nUpgrade: websocket\r\n\
+        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {USER_AGENT}\r\nUpgrade: websocket\r\n\
          Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n",
         endpoint.path_and_query,
         endpoint.host_header(),
-        env!("CARGO_PKG_VERSION"),
     )
 }
 
-fn begins_answer(bytes: &[u8]) -> bool {
-    bytes.iter().zip(b"HTTP/1.").all(|(got, wanted)| got == wanted)
-}
-
 /// What bytes that are no HTTP answer may be.
-fn not_http(endpoint: &Endpoint, bytes: &[u8]) -> String {
+fn not_http(endpoint: &Endpoint, bytes: &[u8]) -> &'static str {
     const TLS_ALERT: u8 = 0x15;
     if !endpoint.tls && bytes.first() == Some(&TLS_ALERT) {
-        "it speaks TLS at this port; serverUrl should begin with wss://".to_owned()
+        "it speaks TLS at this port; serverUrl should begin with wss://"
     } else {
-        "it does not speak HTTP at this port; is it the right one?".to_owned()
+        "it does not speak HTTP at this port; is it the right one?"
     }
 }
 
@@ -217,25 +321,44 @@ enum Verdict {
     Interim,
     /// 407.
     Proxy,
-    /// Anything else, with its status and an explanation.
-    Stranger(Option<u16>, String),
+    /// Anything else.
+    Stranger(Stranger),
+}
+
+/// An answer that is none of a VPN server.
+#[derive(Debug, PartialEq, Eq)]
+struct Stranger {
+    status: Option<u16>,
+    explanation: String,
+    retry_after: Option<Duration>,
+}
+
+impl Stranger {
+    fn new(status: Option<u16>, explanation: impl Into<String>) -> Self {
+        Self { status, explanation: explanation.into(), retry_after: None }
+    }
 }
 
 fn judge(head: &[u8], accept: &str) -> Verdict {
     let mut headers = [EMPTY_HEADER; HEADER_COUNT_LIMIT];
     let mut answer = Response::new(&mut headers);
     let Ok(Status::Complete(_)) = answer.parse(head) else {
-        return Verdict::Stranger(None, "its answer is not HTTP/1.1".into());
+        return Verdict::Stranger(Stranger::new(None, "its answer is not HTTP/1.1"));
     };
     match answer.code {
         Some(101) => match check_upgrade(answer.headers, accept) {
             Ok(()) => Verdict::Upgraded,
-            Err(fault) => Verdict::Stranger(Some(101), format!("it answered HTTP 101, but {fault}")),
+            Err(fault) => {
+                Verdict::Stranger(Stranger::new(Some(101), format!("it answered HTTP 101, but {fault}")))
+            }
         },
         Some(100..=199) => Verdict::Interim,
         Some(407) => Verdict::Proxy,
-        Some(status) => Verdict::Stranger(Some(status), explain(status, answer.headers)),
-        None => Verdict::Stranger(None, "its answer has no status".into()),
+        Some(status) => Verdict::Stranger(Stranger {
+            retry_after: retry_after(status, answer.headers),
+            ..Stranger::new(Some(status), explain(status, answer.headers))
+        }),
+        None => Verdict::Stranger(Stranger::new(None, "its answer has no status")),
     }
 }
 
@@ -306,7 +429,7 @@ mod tests {
 
     fn status(lines: &[&str]) -> Option<u16> {
         match verdict(lines) {
-            Verdict::Stranger(status, _) => status,
+            Verdict::Stranger(found) => found.status,
             other => panic!("{other:?}"),
         }
     }
@@ -364,7 +487,8 @@ mod tests {
             ("HTTP/1.1 500 No", "A: b", "HTTP 500"),
             ("HTTP/1.1 banana", "A: b", "not HTTP/1.1"),
         ] {
-            let Verdict::Stranger(_, text) = verdict(&[line, header]) else { panic!("{line}") };
+            let Verdict::Stranger(found) = verdict(&[line, header]) else { panic!("{line}") };
+            let text = found.explanation;
             assert!(text.contains(expected), "{line}: {text}");
             assert!(!text.contains('\u{1b}'));
         }

@@ -16,6 +16,8 @@ pub enum DialPhase {
     Resolve,
     /// TCP.
     Connect,
+    /// A proxy's answer to `CONNECT`.
+    Proxy,
     /// The TLS handshake.
     Tls,
     /// The HTTP request and its answer.
@@ -27,6 +29,7 @@ impl fmt::Display for DialPhase {
         f.write_str(match self {
             Self::Resolve => "looking its name up",
             Self::Connect => "connecting",
+            Self::Proxy => "CONNECT",
             Self::Tls => "the TLS handshake",
             Self::Upgrade => "the WebSocket upgrade",
         })
@@ -89,10 +92,25 @@ pub enum DialError {
         status: Option<u16>,
         /// What came and what that may mean.
         explanation: String,
+        /// What [`DialError::retry_after`] gives.
+        retry_after: Option<Duration>,
     },
-    /// HTTP 407.
-    #[error("a proxy on the way to {server} wants credentials (HTTP 407)")]
+    /// The proxy that was asked gives no way to the server.
+    #[error("the proxy {proxy} {fault}")]
     Proxy {
+        /// The proxy as the user knows it, with the address that was tried.
+        proxy: String,
+        /// What happened.
+        fault: ProxyFault,
+        /// The system's words, if it has any.
+        source: Option<io::Error>,
+    },
+    /// HTTP 407 where no proxy was asked.
+    #[error(
+        "a proxy on the way to {server} wants a user and password (HTTP 407): name it in proxy, as in \
+         http://user:password@host:port"
+    )]
+    ForeignProxy {
         /// The server.
         server: String,
     },
@@ -120,8 +138,27 @@ impl DialError {
             Self::Timeout { .. } => ErrorCode::Timeout,
             Self::Tls { fault, .. } => fault.code(),
             Self::NotAVpnServer { .. } => ErrorCode::NotAVpnServer,
-            Self::Proxy { .. } => ErrorCode::ProxyError,
+            Self::Proxy { .. } | Self::ForeignProxy { .. } => ErrorCode::ProxyError,
             Self::Lost { .. } => ErrorCode::ConnectionLost,
+        }
+    }
+
+    /// How long the server, or what stands before it, asks to be left alone (`Retry-After` of HTTP 429 and
+    /// 503): up to an hour.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NotAVpnServer { retry_after, .. }
+            | Self::Proxy { fault: ProxyFault::Answered { retry_after, .. }, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether it may be about the address that was tried: another one is worth an attempt.
+    pub(super) fn is_of_address(&self) -> bool {
+        match self {
+            Self::Lost { .. } | Self::Timeout { .. } => true,
+            Self::Proxy { fault, .. } => matches!(fault, ProxyFault::Lost | ProxyFault::Timeout(_)),
+            _ => false,
         }
     }
 
@@ -131,6 +168,61 @@ impl DialError {
             Some(source) => Self::Tls { fault: TlsFault::of(server, source), source: source.clone() },
             None => Self::Lost { server: server.to_owned(), phase, source: Some(error) },
         }
+    }
+}
+
+/// Why a proxy gives no way to a server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyFault {
+    /// Its name has no address.
+    #[error("does not resolve: check the name in proxy or HTTPS_PROXY, and this host's DNS")]
+    Unresolved,
+    /// The port is closed.
+    #[error("refuses connections: is it running there, and is it the port of proxy or HTTPS_PROXY?")]
+    Refused,
+    /// No packet gets there.
+    #[error("cannot be reached: check this host's network, routes and firewall")]
+    Unreachable,
+    /// The deadline passed.
+    #[error("did not answer in time during {0}: it may be down, or not reach the server itself")]
+    Timeout(DialPhase),
+    /// The connection ended before it was answered.
+    #[error("closed the connection before it had answered: does it take CONNECT requests?")]
+    Lost,
+    /// 407 without credentials.
+    #[error(
+        "wants a user and password (HTTP 407): write them into proxy, as in http://user:password@host:port"
+    )]
+    WantsCredentials,
+    /// 407 with credentials.
+    #[error(
+        "does not accept the user and password that it was given, or wants another kind of authorization \
+         than Basic (HTTP 407)"
+    )]
+    RefusesCredentials,
+    /// Another status.
+    #[error("does not connect to {server}: it answered HTTP {status}{}", meaning(*status))]
+    Answered {
+        /// The status.
+        status: u16,
+        /// The server as the proxy was asked for it.
+        server: String,
+        /// What [`DialError::retry_after`] gives.
+        retry_after: Option<Duration>,
+    },
+    /// Something else answered.
+    #[error("is not an HTTP proxy: {0}")]
+    Stranger(&'static str),
+}
+
+/// What a proxy's status is likely to mean.
+const fn meaning(status: u16) -> &'static str {
+    match status {
+        401 | 403 => "; its rules forbid it: many admit port 443 only",
+        400 | 404 | 405 | 501 => "; does it take CONNECT requests?",
+        429 => "; too many requests, try again later",
+        500 | 502..=504 => "; it does not find or reach the server",
+        _ => "",
     }
 }
 

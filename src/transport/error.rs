@@ -38,6 +38,37 @@ impl EndpointError {
     }
 }
 
+/// Why a `proxy` cannot be used; the configuration or the environment is at fault. Nothing of the URL is
+/// repeated, as it may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyUrlError {
+    /// Not `http://`.
+    #[error("must begin with http://: proxies over TLS (https://) and SOCKS are not supported")]
+    Scheme,
+    /// The host is missing or malformed.
+    #[error("{0}")]
+    Host(EndpointError),
+    /// The port is missing or not one.
+    #[error("must have a port from 1 to 65535, as in http://proxy.example:3128")]
+    Port,
+    /// Something stands behind the port.
+    #[error("must end with its port; in user and password write / as %2F, ? as %3F and # as %23")]
+    Path,
+    /// User or password cannot be sent.
+    #[error(
+        "must have a user and password of at most 4,096 bytes, percent-encoded, without control characters, \
+         and no colon in the user"
+    )]
+    UserInfo,
+}
+
+impl ProxyUrlError {
+    /// The code that users see.
+    pub fn code(&self) -> ErrorCode {
+        ErrorCode::InvalidConfig
+    }
+}
+
 /// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {

@@ -5,6 +5,7 @@ use std::io;
 
 use httparse::Header;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpStream;
 
 /// The longest head, in bytes, of a request (431) or of an answer (PROTOCOL §1).
 pub(super) const HEAD_LIMIT: usize = 16 * 1024;
@@ -14,6 +15,9 @@ pub(super) const HEADER_COUNT_LIMIT: usize = 128;
 
 /// The sub-protocol's name (PROTOCOL §1).
 pub(super) const SUBPROTOCOL: &str = "smartvpn.v1";
+
+/// What our requests call themselves.
+pub(super) const USER_AGENT: &str = concat!("smartvpn/", env!("CARGO_PKG_VERSION"));
 
 /// How much is read at a time.
 const CHUNK: usize = 1024;
@@ -29,6 +33,11 @@ pub(super) enum HeadError {
     Closed,
     /// The stream failed.
     Io(io::Error),
+}
+
+/// Whether `bytes` can be the beginning of an answer.
+pub(super) fn begins_answer(bytes: &[u8]) -> bool {
+    bytes.iter().zip(b"HTTP/1.").all(|(got, wanted)| got == wanted)
 }
 
 /// A head, and what was read behind it.
@@ -83,6 +92,39 @@ impl Head {
             self.bytes.reserve(CHUNK);
             if stream.read_buf(&mut self.bytes).await.map_err(HeadError::Io)? == 0 {
                 return Err(HeadError::Closed);
+            }
+        }
+    }
+
+    /// As [`Self::read`], but leaves what is behind the head in the socket.
+    pub(super) async fn read_alone(
+        &mut self,
+        tcp: &mut TcpStream,
+        begins: fn(&[u8]) -> bool,
+    ) -> Result<(), HeadError> {
+        loop {
+            let mut seen = [0; CHUNK];
+            let count = tcp.peek(&mut seen).await.map_err(HeadError::Io)?;
+            if count == 0 {
+                return Err(HeadError::Closed);
+            }
+            let taken = self.bytes.len();
+            self.bytes.extend_from_slice(&seen[..count]);
+            if !begins(&self.bytes) {
+                return Err(HeadError::NotHttp);
+            }
+            let is_whole = self.find_end();
+            if is_whole {
+                self.bytes.truncate(self.end);
+            }
+            // A head ends in what has just come, else it had ended before.
+            let more = self.bytes.len().saturating_sub(taken);
+            tcp.read_exact(&mut seen[..more]).await.map_err(HeadError::Io)?;
+            if self.bytes.len() > HEAD_LIMIT {
+                return Err(HeadError::TooLong);
+            }
+            if is_whole {
+                return Ok(());
             }
         }
     }

@@ -1,9 +1,9 @@
 //! One WebSocket connection over TCP or TLS, from either end (PROTOCOL §1).
 //!
 //! ```text
-//! server  Listener::accept ─ upgrade ─┐
-//!                                     ├─ WebSocket<Stream>: whole binary messages in both directions
-//! client  Endpoint ─ dial ────────────┘
+//! server  Listener::accept ─ [read_proxy_header] ─ upgrade ─┐
+//!                                                           ├─ WebSocket<Stream>: whole binary messages
+//! client  Endpoint ─ dial [through a Proxy] ────────────────┘  in both directions
 //! ```
 //!
 //! Both ways end in the same [`WebSocket`]; what is in its messages is the session's business. Every
@@ -18,7 +18,12 @@ mod error;
 mod frame;
 mod http;
 mod listener;
+mod no_proxy;
 mod paced;
+mod progress;
+mod proxy;
+mod proxy_protocol;
+mod retry_after;
 mod socket;
 mod stream;
 mod tcp_info;
@@ -30,10 +35,15 @@ mod websocket;
 mod wire;
 
 pub use self::dial::{DialOptions, Dialed, dial};
-pub use self::dial_error::{DialError, DialPhase, TlsFault};
-pub use self::error::{BindError, EndpointError, PemFault, TlsConfigError, UpgradeError, WebSocketError};
+pub use self::dial_error::{DialError, DialPhase, ProxyFault, TlsFault};
+pub use self::error::{
+    BindError, EndpointError, PemFault, ProxyUrlError, TlsConfigError, UpgradeError, WebSocketError,
+};
 pub use self::listener::Listener;
 pub use self::paced::Quantum;
+pub use self::progress::Progress;
+pub use self::proxy::Proxy;
+pub use self::proxy_protocol::{HeaderFault, ProxyHeaderError, read_proxy_header};
 pub use self::socket::CongestionControl;
 pub use self::stream::Stream;
 pub use self::tls::{ClientTls, ServerTls};

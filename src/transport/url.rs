@@ -87,7 +87,7 @@ impl FromStr for Endpoint {
 }
 
 /// A host as URLs and `Host` headers write it: IPv6 addresses in brackets.
-struct BracketedHost<'a>(&'a str);
+pub(super) struct BracketedHost<'a>(pub(super) &'a str);
 
 impl fmt::Display for BracketedHost<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,7 +95,8 @@ impl fmt::Display for BracketedHost<'_> {
     }
 }
 
-fn split_authority(authority: &str) -> Result<(String, Option<&str>), EndpointError> {
+/// Host and port, neither with what parts them.
+pub(super) fn split_authority(authority: &str) -> Result<(String, Option<&str>), EndpointError> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (literal, rest) = rest.split_once(']').ok_or(EndpointError::Host)?;
         let address: Ipv6Addr = literal.parse().map_err(|_| EndpointError::Host)?;
@@ -131,7 +132,7 @@ fn parse_host(host: &str) -> Result<String, EndpointError> {
     Ok(host.to_ascii_lowercase())
 }
 
-fn parse_port(port: &str) -> Result<u16, EndpointError> {
+pub(super) fn parse_port(port: &str) -> Result<u16, EndpointError> {
     if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
         return Err(EndpointError::Port);
     }

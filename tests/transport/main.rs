@@ -5,6 +5,7 @@
 mod certs;
 mod client;
 mod pair;
+mod proxy;
 mod server;
 
 use std::time::Duration;
@@ -20,12 +21,7 @@ fn patience() -> Instant {
 }
 
 fn options() -> DialOptions {
-    DialOptions {
-        tls: None,
-        congestion: CongestionControl::Auto,
-        deadline: patience(),
-        fallback_addrs: Vec::new(),
-    }
+    DialOptions { congestion: CongestionControl::Auto, ..DialOptions::new(patience()) }
 }
 
 fn endpoint(scheme: &str, host: &str, port: u16) -> Endpoint {

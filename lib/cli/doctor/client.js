@@ -7,6 +7,7 @@ const { rootCertificates } = require('node:tls');
 
 const { checkValidity, readPem, subjectNames } = require('./certificate.js');
 const { get } = require('./http.js');
+const { connectThrough } = require('./proxy.js');
 const { check } = require('./result.js');
 
 /** Where the distributions keep the authorities that the system trusts. */
@@ -42,13 +43,18 @@ async function checkClient(host, config) {
   const url = new URL(config.serverUrl);
   const name = url.hostname.replace(/^\[|\]$/g, '');
   const secure = url.protocol === 'wss:';
-  const results = [checkProxy(host)];
-  const addresses = await checkName(name, results);
+  const port = Number(url.port) || (secure ? 443 : 80);
+  const results = [checkEnvironment(host, config)];
+  // A proxy looks the name up itself.
+  const through = config.proxy ? await checkProxy(config.proxy, { name, port }, results) : undefined;
+  if (config.proxy && !through) return results.filter(Boolean);
+  const addresses = config.proxy ? [name] : await checkName(name, results);
   if (addresses.length === 0) return results.filter(Boolean);
 
   const target = {
     host: addresses[0],
-    port: Number(url.port) || (secure ? 443 : 80),
+    port,
+    through,
     secure,
     servername: isIP(name) ? undefined : name,
     ca: trusted(host, config),
@@ -63,14 +69,33 @@ async function checkClient(host, config) {
   return results.filter(Boolean);
 }
 
-function checkProxy(host) {
-  const name = ['HTTPS_PROXY', 'https_proxy'].find((variable) => host.env[variable]);
-  if (!name) return undefined;
+/** The environment's proxy holds where the configuration says nothing. */
+function checkEnvironment(host, config) {
+  const name = ['https_proxy', 'HTTPS_PROXY'].find((variable) => host.env[variable]);
+  if (!name || config.proxy !== undefined) return undefined;
   const { warn } = check('proxy');
   return warn(
-    `${name} is set, but this version connects without it`,
-    "let the firewall admit the server's port directly",
+    `${name} is set: the client goes through it, unless NO_PROXY exempts the server; these checks go directly`,
+    'give proxy in the configuration to have the way through it looked at, or "" for none',
   );
+}
+
+/** The way through the configuration's proxy; `undefined` if it leads nowhere. */
+async function checkProxy(url, { name, port }, results) {
+  const { ok, fail } = check('proxy');
+  const { host: proxy } = new URL(url);
+  const { socket, status, error } = await connectThrough(url, name, port);
+  if (socket) {
+    results.push(ok(`${proxy} connects to ${name}`));
+  } else if (error) {
+    const [what, fix] = CONNECT_FAULTS[error.code] ?? [`cannot be used: ${error.message}`];
+    results.push(fail(`${proxy} ${what}`, fix?.replace('serverUrl', 'proxy') ?? 'look at proxy'));
+  } else {
+    const advice = status === 407 ? 'write them as http://user:password@host:port' : 'ask who runs the proxy';
+    const wants = status === 407 ? ', it wants a user and password' : ` to ${name}:${port}`;
+    results.push(fail(`${proxy} does not connect${wants} (HTTP ${status})`, advice));
+  }
+  return socket;
 }
 
 async function checkName(name, results) {

@@ -24,16 +24,18 @@ const ANSWER_LIMIT = 16 * 1024;
  * Asks with `GET` and shows what comes, trusted or not: nothing secret is sent.
  *
  * @param {{ host: string, port: number, secure: boolean, path: string, servername?: string,
- *   ca?: string[], headers?: Record<string, string> }} request
+ *   ca?: string[], headers?: Record<string, string>, through?: import('node:net').Socket }} request `through`
+ *   leads to the server already
  * @returns {Promise<Answer>}
  */
-function get({ host, port, secure, path, servername, ca, headers = {} }) {
+function get({ host, port, secure, path, servername, ca, headers = {}, through }) {
   return new Promise((resolve) => {
     const answer = { headers: {}, body: '' };
     let text = '';
+    const way = through ? { socket: through } : { host, port };
     const socket = secure
-      ? connectTls({ host, port, servername, ca, rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] })
-      : connectTcp({ host, port });
+      ? connectTls({ ...way, servername, ca, rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] })
+      : (through ?? connectTcp(way));
     const end = (error) => {
       clearTimeout(timer);
       socket.destroy();
@@ -48,7 +50,7 @@ function get({ host, port, secure, path, servername, ca, headers = {} }) {
     );
     socket.once('error', end);
     socket.once('close', () => end());
-    socket.once(secure ? 'secureConnect' : 'connect', () => {
+    const ask = () => {
       if (secure) {
         answer.certificate = socket.getPeerX509Certificate();
         if (!socket.authorized) answer.authorizationError = socket.authorizationError;
@@ -57,7 +59,10 @@ function get({ host, port, secure, path, servername, ca, headers = {} }) {
       socket.write(
         `GET ${path} HTTP/1.1\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`,
       );
-    });
+    };
+    if (secure) socket.once('secureConnect', ask);
+    else if (through) ask();
+    else socket.once('connect', ask);
     socket.on('data', (chunk) => {
       text += chunk.toString('latin1');
       const complete = text.includes('\r\n\r\n');
