@@ -15,10 +15,18 @@ const PROGRAMS = Object.fromEntries(
   }).filter(([, text]) => text.includes('import ')),
 );
 
+/** What stands between the fences after a comment `<!-- snippet: NAME -->`, by that name. */
+const SNIPPETS = Object.fromEntries(
+  Array.from(README.matchAll(/^<!-- snippet: (\S+) -->\n```\w*\n([^]*?)^```$/gm), ([, name, text]) => [
+    name,
+    text,
+  ]),
+);
+
 /** The same program as a CommonJS module. */
 function toCommonJs(program) {
   const required = program.replace(/^import (\{[^}]*\}) from '([^']+)';$/gm, "const $1 = require('$2');");
   return `(async () => {\n${required}\n})();\n`;
 }
 
-module.exports = { PROGRAMS, README, toCommonJs };
+module.exports = { PROGRAMS, README, SNIPPETS, toCommonJs };
