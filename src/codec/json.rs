@@ -85,7 +85,7 @@ impl<'a> Object<'a> {
 /// One JSON value, of which only what the protocol uses can be read.
 pub(super) enum Value<'a> {
     Null,
-    Bool,
+    Bool(bool),
     Number(&'a str),
     String(Text<'a>),
     Array(Vec<Self>),
@@ -99,6 +99,14 @@ impl<'a> Value<'a> {
         // `u64` reads no fraction and no exponent, and the grammar has no plus sign.
         let number = digits.parse().ok().filter(|number| range.contains(number))?;
         T::try_from(number).ok()
+    }
+
+    /// `true` or `false`.
+    pub(super) const fn boolean(&self) -> Option<bool> {
+        match self {
+            Self::Bool(value) => Some(*value),
+            _ => None,
+        }
     }
 
     /// A string without lone surrogates.
@@ -195,8 +203,8 @@ impl<'a> Reader<'a> {
             b'{' => self.object(depth).map(Value::Object),
             b'[' => self.array(depth).map(Value::Array),
             b'"' => self.string().map(Value::String),
-            b't' => self.literal("true", Value::Bool),
-            b'f' => self.literal("false", Value::Bool),
+            b't' => self.literal("true", Value::Bool(true)),
+            b'f' => self.literal("false", Value::Bool(false)),
             b'n' => self.literal("null", Value::Null),
             _ => self.number().map(Value::Number),
         }
@@ -430,7 +438,7 @@ mod tests {
         let object = parse(r#"{"a":null,"b":1,"b":1,"c":null,"c":1,"d":true}"#).unwrap();
         assert!(matches!(object.get("z"), Ok(None)));
         assert!(matches!(object.get("a"), Ok(None)));
-        assert!(matches!(object.get("d"), Ok(Some(Value::Bool))));
+        assert!(matches!(object.get("d"), Ok(Some(Value::Bool(_)))));
         for twice in ["b", "c"] {
             assert_eq!(object.get(twice).err(), Some(JsonError::Invalid(twice)));
         }

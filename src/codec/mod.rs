@@ -4,6 +4,7 @@
 //! anything the protocol does not allow, so nothing behind this module checks it again.
 
 pub mod bundle;
+pub mod claims;
 pub mod close;
 pub mod disconnect;
 pub mod frame;

@@ -6,6 +6,7 @@
 pub mod keys;
 pub mod noise;
 pub mod seal;
+pub mod ticket;
 pub mod traffic;
 
 #[cfg(target_arch = "x86_64")]

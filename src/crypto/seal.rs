@@ -303,7 +303,7 @@ impl OpenError {
 }
 
 /// The ChaCha20-Poly1305 key for every nonce with one prefix.
-struct Subkey {
+pub(super) struct Subkey {
     narrow: LessSafeKey,
     /// The same key, if the processor is one for it.
     wide: Option<Wide>,
@@ -311,7 +311,7 @@ struct Subkey {
 
 impl Subkey {
     #[expect(clippy::expect_used, reason = "ChaCha20-Poly1305 takes every key of 32 bytes")]
-    fn new(key: &TrafficKey, prefix: &[u8; PREFIX_LEN]) -> Self {
+    pub(super) fn new(key: &TrafficKey, prefix: &[u8; PREFIX_LEN]) -> Self {
         // Ten double rounds are the twenty of HChaCha20.
         let mut subkey = hchacha::<U10>(key.expose().into(), prefix.into());
         let unbound = UnboundKey::new(&CHACHA20_POLY1305, &subkey).expect("the subkey has 32 bytes");
@@ -327,7 +327,12 @@ impl Subkey {
     }
 
     /// Encrypts in place and returns the tag.
-    fn seal(&self, counter: [u8; 8], aad: &[u8], body: &mut [u8]) -> Result<[u8; TAG_LEN], SealError> {
+    pub(super) fn seal(
+        &self,
+        counter: [u8; 8],
+        aad: &[u8],
+        body: &mut [u8],
+    ) -> Result<[u8; TAG_LEN], SealError> {
         let nonce = nonce(counter);
         if let Some(wide) = self.wide_for(body.len()) {
             return Ok(wide.seal_in_place(nonce.as_ref(), aad, body));
@@ -337,7 +342,12 @@ impl Subkey {
     }
 
     /// Decrypts a ciphertext and the tag behind it in place.
-    fn open<'a>(&self, counter: [u8; 8], aad: &[u8], body: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
+    pub(super) fn open<'a>(
+        &self,
+        counter: [u8; 8],
+        aad: &[u8],
+        body: &'a mut [u8],
+    ) -> Result<&'a mut [u8], OpenError> {
         let nonce = nonce(counter);
         let Some(wide) = body.len().checked_sub(TAG_LEN).and_then(|length| self.wide_for(length)) else {
             return self.narrow.open_in_place(nonce, Aad::from(aad), body).map_err(|_| OpenError::Forged);

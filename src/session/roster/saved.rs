@@ -1,0 +1,120 @@
+//! What outlives the server's process: who has which address, and whose tickets are void.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Client, Presence, Roster};
+use crate::addr::{Addresses, REST};
+use crate::codec::hello::is_client_id;
+
+/// The form of what is saved.
+const VERSION: u32 = 1;
+
+/// A roster as it is kept in a file. Sessions of an old one are taken up as far as they fit the server's rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Saved {
+    version: u32,
+    clients: Vec<SavedClient>,
+    /// Given back shortly before.
+    resting: Vec<SavedAddresses>,
+    /// Clients whose tickets are void, and until when, in Unix seconds.
+    revoked: Vec<(String, u64)>,
+}
+
+/// A session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SavedClient {
+    /// The client's id.
+    pub client_id: String,
+    #[serde(flatten)]
+    addresses: SavedAddresses,
+    /// Bytes per second, and the burst.
+    limit: Option<(u64, u64)>,
+    full_handshake_at: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SavedAddresses {
+    assigned_ip: Ipv4Addr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    assigned_ip6: Option<Ipv6Addr>,
+}
+
+impl From<Addresses> for SavedAddresses {
+    fn from(Addresses { v4, v6 }: Addresses) -> Self {
+        Self { assigned_ip: v4, assigned_ip6: v6 }
+    }
+}
+
+impl From<SavedAddresses> for Addresses {
+    fn from(SavedAddresses { assigned_ip, assigned_ip6 }: SavedAddresses) -> Self {
+        Self { v4: assigned_ip, v6: assigned_ip6 }
+    }
+}
+
+impl Saved {
+    /// There is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.resting.is_empty() && self.revoked.is_empty()
+    }
+}
+
+impl Roster {
+    /// What must outlive the process.
+    pub fn save(&self, now: Instant) -> Saved {
+        let client = |(client_id, client): (&String, &Client)| SavedClient {
+            client_id: client_id.clone(),
+            addresses: client.addresses.into(),
+            limit: client.limit,
+            full_handshake_at: client.full_handshake_at,
+        };
+        let rests = |since: &Instant| now.saturating_duration_since(*since) < REST;
+        let resting = self.resting.iter().filter(|(since, _)| rests(since));
+        Saved {
+            version: VERSION,
+            clients: self.clients.iter().map(client).collect(),
+            resting: resting.map(|(_, addresses)| (*addresses).into()).collect(),
+            revoked: self.revoked.iter().map(|(id, until)| (id.clone(), *until)).collect(),
+        }
+    }
+
+    /// Takes up what an earlier process saved: its clients are away, and have the grace's time to come back; what
+    /// rested rests anew, as nobody knows for how long it had. Returns the ids and addresses of the sessions.
+    ///
+    /// What does not fit the rules any more (another subnet, no grace) is left out: such a client comes back by its
+    /// ticket, or new.
+    pub fn restore(&mut self, now: Instant, saved: Saved) -> Vec<(String, Addresses, Option<(u64, u64)>)> {
+        if saved.version != VERSION {
+            return Vec::new();
+        }
+        self.revoked = saved.revoked.into_iter().filter(|(id, _)| is_client_id(id)).collect();
+        let mut restored = Vec::new();
+        for SavedClient { client_id, addresses, limit, full_handshake_at } in saved.clients {
+            let addresses = Addresses::from(addresses);
+            let known = !is_client_id(&client_id) || self.clients.contains_key(&client_id);
+            if known || self.pool.allocate_specific(addresses, now).is_none() {
+                continue;
+            }
+            if self.rules.grace.is_zero() {
+                self.give_back(now, addresses);
+                continue;
+            }
+            let until = now + self.rules.grace;
+            let presence = Presence::Away { until };
+            self.away.insert((until, client_id.clone()));
+            self.clients.insert(client_id.clone(), Client { addresses, limit, full_handshake_at, presence });
+            restored.push((client_id, addresses, limit));
+        }
+        for addresses in saved.resting.into_iter().map(Addresses::from) {
+            if self.pool.allocate_specific(addresses, now).is_some() {
+                self.give_back(now, addresses);
+            }
+        }
+        restored
+    }
+}

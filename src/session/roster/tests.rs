@@ -1,0 +1,321 @@
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use super::*;
+use crate::crypto::keys::PrivateKey;
+use crate::session::epoch;
+
+const UNIX: u64 = 1_800_000_000;
+const GRACE: Duration = Duration::from_secs(60);
+
+struct Bench {
+    roster: Roster,
+    now: Instant,
+    unix: u64,
+    rng: StdRng,
+    connections: u64,
+}
+
+impl Bench {
+    fn new(subnet: &str) -> Self {
+        Self::with(Rules { subnet: subnet.parse().unwrap(), ..rules() })
+    }
+
+    fn with(rules: Rules) -> Self {
+        let key = TicketKey::derive(&PrivateKey::from_bytes([1; 32]));
+        let (now, rng) = (epoch(), StdRng::seed_from_u64(5));
+        Self { roster: Roster::new(rules, key), now, unix: UNIX, rng, connections: 0 }
+    }
+
+    fn wait(&mut self, time: Duration) -> Vec<String> {
+        self.now += time;
+        self.unix += time.as_secs();
+        self.roster.expire(self.now).into_iter().map(|(id, _)| id).collect()
+    }
+
+    fn offer(&mut self, source: u8, wish: Wish<'_>) -> Result<Offer, RejectCode> {
+        let source = IpAddr::from([192, 0, 2, source]);
+        self.roster.offer((self.now, self.unix), source, wish, &mut self.rng)
+    }
+
+    fn ticket(&mut self, offer: &Offer) -> Ticket {
+        self.roster.ticket(self.unix, offer, &mut self.rng).unwrap().0
+    }
+
+    fn confirm(&mut self, offer: Offer) -> (Option<Confirmed>, u64) {
+        self.connections += 1;
+        (self.roster.confirm(offer, self.connections), self.connections)
+    }
+
+    /// A client that is there: its id, its ticket, its connection, its address.
+    fn join(&mut self) -> (String, Ticket, u64, Ipv4Addr) {
+        let offer = self.offer(1, Wish::New).unwrap();
+        let (ticket, v4) = (self.ticket(&offer), offer.addresses.v4);
+        let (confirmed, connection) = self.confirm(offer);
+        (confirmed.unwrap().client_id, ticket, connection, v4)
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        subnet: "10.8.0.0/24".parse().unwrap(),
+        subnet6: None,
+        max_clients: 1_000,
+        grace: GRACE,
+        ticket_max_age: Duration::from_secs(86_400),
+        limit: Some((1_000, 65_536)),
+    }
+}
+
+#[test]
+fn a_session_outlives_its_connection_and_is_taken_up_again() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (id, ticket, first, v4) = bench.join();
+    assert_eq!(bench.roster.lost(bench.now, &id, first), Lost::Away);
+    bench.roster.set_limit(&id, Some((5, 70_000)));
+    assert!(bench.wait(GRACE - Duration::from_secs(1)).is_empty());
+
+    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    assert_eq!((offer.origin, offer.limit, offer.addresses.v4), (Origin::Session, Some((5, 70_000)), v4));
+    let (confirmed, second) = bench.confirm(offer);
+    assert_eq!(confirmed, Some(Confirmed { client_id: id.clone(), resumed: true, replaced: None }));
+    assert!(bench.wait(GRACE * 2).is_empty());
+    assert!(bench.roster.is_current(&id, second));
+}
+
+#[test]
+fn a_session_that_nobody_takes_up_ends_and_its_address_rests() {
+    let mut bench = Bench::new("10.8.0.0/30");
+    let (id, ticket, first, v4) = bench.join();
+    assert_eq!(bench.offer(2, Wish::New).unwrap_err(), RejectCode::PoolExhausted);
+    bench.roster.lost(bench.now, &id, first);
+    assert_eq!(bench.roster.poll_timeout(), Some(bench.now + GRACE));
+    assert_eq!(bench.wait(GRACE), [id]);
+    // Its ticket still gives it the same address, as long as nobody else has it.
+    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    assert_eq!((offer.origin, offer.limit), (Origin::Ticket, Some((1_000, 65_536))));
+    assert_eq!(offer.early, [IpAddr::V4(v4)], "an address that has not rested");
+    bench.roster.withdraw(bench.now, offer);
+    let offer = bench.offer(2, Wish::New).unwrap();
+    assert_eq!(bench.offer(3, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::TicketInvalid);
+    bench.roster.withdraw(bench.now, offer);
+}
+
+#[test]
+fn nobody_is_evicted_before_the_new_connection_has_confirmed() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (id, ticket, first, _) = bench.join();
+    // A recorded SessionResume, sent again: its connection can never confirm.
+    let replay = bench.offer(9, Wish::Resume(Some(&ticket))).unwrap();
+    assert!(bench.roster.is_current(&id, first));
+    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    let (confirmed, second) = bench.confirm(offer);
+    assert_eq!(confirmed.unwrap().replaced, Some(first));
+    bench.roster.withdraw(bench.now, replay);
+    assert!(bench.roster.is_current(&id, second));
+    // The old connection's end is nobody's any more.
+    assert_eq!(bench.roster.lost(bench.now, &id, first), Lost::Replaced);
+    assert!(bench.roster.is_current(&id, second));
+}
+
+#[test]
+fn a_session_that_ends_meanwhile_is_not_confirmed() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (id, ticket, first, _) = bench.join();
+    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    bench.roster.lost(bench.now, &id, first);
+    bench.wait(GRACE);
+    assert_eq!(bench.confirm(offer).0, None);
+    // The same for two that were known from the ticket alone.
+    let offers = [2, 3].map(|source| bench.offer(source, Wish::Resume(Some(&ticket))).unwrap());
+    let [one, two] = offers;
+    assert!(!bench.confirm(one).0.unwrap().resumed);
+    bench.roster.end(bench.now, &id);
+    assert_eq!(bench.confirm(two).0, None);
+    assert!(bench.roster.is_empty());
+}
+
+#[test]
+fn connections_of_one_client_share_its_address_and_the_last_one_wins() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (id, ticket, _, v4) = bench.join();
+    bench.roster.end(bench.now, &id);
+    let [one, two, three] = [2, 3, 4].map(|source| bench.offer(source, Wish::Resume(Some(&ticket))).unwrap());
+    assert_eq!([&one, &two, &three].map(|offer| offer.addresses.v4), [v4; 3]);
+    bench.roster.withdraw(bench.now, one);
+    let (confirmed, connection) = bench.confirm(two);
+    assert_eq!(confirmed.unwrap(), Confirmed { client_id: id.clone(), resumed: false, replaced: None });
+    let (confirmed, _) = bench.confirm(three);
+    assert_eq!(confirmed.unwrap(), Confirmed { client_id: id, resumed: true, replaced: Some(connection) });
+    assert_eq!(bench.roster.sessions().map(|(_, addresses)| addresses.v4).collect::<Vec<_>>(), [v4]);
+}
+
+#[test]
+fn tickets_end_with_their_lifetime_and_with_the_full_handshakes_age() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (_, ticket, ..) = bench.join();
+    bench.unix = UNIX + 3_599;
+    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    bench.roster.withdraw(bench.now, offer);
+    bench.unix = UNIX + 3_600;
+    assert_eq!(bench.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::TicketExpired);
+
+    // One resume after the other does not lead beyond the age.
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (_, mut ticket, ..) = bench.join();
+    while bench.unix < UNIX + 86_400 - 1_800 {
+        bench.unix += 1_800;
+        let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+        ticket = bench.ticket(&offer);
+        bench.confirm(offer);
+    }
+    bench.unix = UNIX + 86_399;
+    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    assert_eq!(bench.roster.ticket(bench.unix, &offer, &mut bench.rng).unwrap().1, 1);
+    bench.roster.withdraw(bench.now, offer);
+    bench.unix += 1;
+    assert_eq!(bench.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::TicketExpired);
+}
+
+#[test]
+fn a_revoked_clients_tickets_are_void() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (id, ticket, ..) = bench.join();
+    bench.roster.revoke(bench.unix, &id);
+    bench.roster.end(bench.now, &id);
+    assert_eq!(bench.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
+    // Also at the next start.
+    let saved = bench.roster.save(bench.now);
+    let mut next = Bench::new("10.8.0.0/24");
+    next.roster.restore(next.now, saved);
+    assert_eq!(next.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
+}
+
+#[test]
+fn what_is_no_ticket_of_ours_is_invalid() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let other = TicketKey::derive(&PrivateKey::from_bytes([2; 32]));
+    let claims = |change: fn(&mut Claims)| {
+        let mut claims = Claims {
+            client_id: "c1".into(),
+            assigned_ip: [10, 8, 0, 9].into(),
+            assigned_ip6: None,
+            limit: None,
+            expires_at: UNIX + 60,
+            full_handshake_at: UNIX,
+            client_key: None,
+            hybrid: false,
+        };
+        change(&mut claims);
+        claims
+    };
+    let foreign = other.seal(&claims(|_| {}), &mut bench.rng).unwrap();
+    let mut void = vec![None, Some(Ticket::new(Vec::new()).unwrap()), Some(foreign)];
+    for change in [
+        (|claims| claims.assigned_ip = [10, 9, 0, 9].into()) as fn(&mut Claims),
+        |claims| claims.assigned_ip = [10, 8, 0, 1].into(),
+        |claims| claims.assigned_ip6 = Some("fd00::2".parse().unwrap()),
+        |claims| claims.client_key = Some([1; 32]),
+        |claims| claims.hybrid = true,
+    ] {
+        void.push(bench.roster.key.seal(&claims(change), &mut bench.rng));
+    }
+    for ticket in void {
+        assert_eq!(bench.offer(1, Wish::Resume(ticket.as_ref())).unwrap_err(), RejectCode::TicketInvalid);
+    }
+    let good = bench.roster.key.seal(&claims(|_| {}), &mut bench.rng);
+    let offer = bench.offer(1, Wish::Resume(good.as_ref())).unwrap();
+    assert_eq!((offer.client_id.as_str(), offer.origin), ("c1", Origin::Ticket));
+    bench.roster.withdraw(bench.now, offer);
+}
+
+#[test]
+fn what_is_only_promised_is_bounded_by_source_and_in_all() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let mut offers: Vec<_> = (0..8).map(|_| bench.offer(1, Wish::New).unwrap()).collect();
+    assert_eq!(bench.offer(1, Wish::New).unwrap_err(), RejectCode::ServerFull);
+    let mut source = 2;
+    let refused = loop {
+        match bench.offer(source, Wish::New) {
+            Ok(offer) => offers.push(offer),
+            Err(code) => break code,
+        }
+        source += 1;
+    };
+    assert_eq!((refused, offers.len()), (RejectCode::ServerFull, 50), "a quarter of those that are left");
+    // A session that is there needs no promise.
+    bench.roster.withdraw(bench.now, offers.pop().unwrap());
+    let first = offers.remove(0);
+    let ticket = bench.ticket(&first);
+    bench.confirm(first).0.unwrap();
+    while let Ok(offer) = bench.offer(200, Wish::New) {
+        offers.push(offer);
+    }
+    bench.offer(1, Wish::Resume(Some(&ticket))).map(drop).unwrap();
+    for offer in offers {
+        bench.roster.withdraw(bench.now, offer);
+    }
+    assert_eq!((bench.roster.by_source.len(), bench.roster.promised.len()), (0, 0));
+}
+
+#[test]
+fn clients_are_no_more_than_allowed_those_that_are_away_included() {
+    let mut bench = Bench::with(Rules { max_clients: 1, ..rules() });
+    let (id, ticket, first, _) = bench.join();
+    bench.roster.lost(bench.now, &id, first);
+    assert_eq!(bench.offer(2, Wish::New).unwrap_err(), RejectCode::ServerFull);
+    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    bench.confirm(offer).0.unwrap();
+}
+
+#[test]
+fn without_grace_a_session_ends_with_its_connection() {
+    let mut bench = Bench::with(Rules { grace: Duration::ZERO, ..rules() });
+    let (id, _, first, v4) = bench.join();
+    assert_eq!(bench.roster.lost(bench.now, &id, first), Lost::Ended(Addresses { v4, v6: None }));
+    assert!(bench.roster.is_empty());
+}
+
+#[test]
+fn a_new_process_keeps_every_address_for_its_client() {
+    let mut bench = Bench::new("10.8.0.0/29");
+    let clients: Vec<_> = (0..3).map(|_| bench.join()).collect();
+    let (gone, ..) = clients[2].clone();
+    bench.roster.end(bench.now, &gone);
+    let saved = serde_json::to_string(&bench.roster.save(bench.now)).unwrap();
+
+    let mut next = Bench::new("10.8.0.0/29");
+    // Other randomness, as ids must differ.
+    (next.now, next.rng) = (next.now + Duration::from_secs(1_000), StdRng::seed_from_u64(6));
+    let mut restored = next.roster.restore(next.now, serde_json::from_str(&saved).unwrap());
+    restored.sort_by_key(|(_, addresses, _)| addresses.v4);
+    let expected: Vec<_> = clients[..2]
+        .iter()
+        .map(|(id, .., v4)| (id.clone(), Addresses { v4: *v4, v6: None }, Some((1_000, 65_536))))
+        .collect();
+    assert_eq!(restored, expected);
+    // Whoever comes new gets none of theirs, and the one that rests last.
+    let fresh: Vec<_> = (0..3).map(|_| next.join().3).collect();
+    assert_eq!(fresh.last(), Some(&clients[2].3));
+    assert!(clients[..2].iter().all(|(.., v4)| !fresh.contains(v4)));
+    let offer = next.offer(1, Wish::Resume(Some(&clients[0].1))).unwrap();
+    assert_eq!(offer.origin, Origin::Session);
+    next.roster.withdraw(next.now, offer);
+    assert_eq!(next.wait(GRACE).len(), 2);
+}
+
+#[test]
+fn a_server_with_another_subnet_or_a_file_of_another_form_begins_anew() {
+    let mut bench = Bench::new("10.8.0.0/29");
+    bench.join();
+    let saved = bench.roster.save(bench.now);
+    let mut next = Bench::new("10.9.0.0/29");
+    assert_eq!(next.roster.restore(next.now, saved.clone()), []);
+    let mut next = Bench::new("10.8.0.0/29");
+    let mut other = serde_json::to_value(&saved).unwrap();
+    other["version"] = 2.into();
+    assert_eq!(next.roster.restore(next.now, serde_json::from_value(other).unwrap()), []);
+}

@@ -1,0 +1,138 @@
+//! Traffic that breaks off: the way may be dead without a word (a black hole, a peer that was switched off).
+//! Keepalives would find out at their own slow pace; whoever sends, or waits for more, wants to know sooner.
+//!
+//! ```text
+//! last packet that came, or first that went out since anything came
+//!          ├──── PROBE_AFTER ──── nothing came: probe ──── nothing came: dead
+//!          └──────────────────────── DEAD_AFTER ─────────────┘
+//! ```
+//!
+//! An answer ends it until the next packet: a burst of traffic costs one keepalive behind its end.
+
+use std::time::{Duration, Instant};
+
+/// How long nothing comes before a keepalive asks for an answer. Shorter would ask whenever an answer takes a moment,
+/// as for a page that is being made; a stream in one direction costs its sender one keepalive in this time.
+const PROBE_AFTER: Duration = Duration::from_secs(2);
+
+/// How long before the way counts as dead: the probe has had six seconds by then, which is what TCP needs to send
+/// a lost segment four times. Noticed within 10 s, whatever else is going on.
+const DEAD_AFTER: Duration = Duration::from_secs(8);
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// The peer should be asked whether it is there.
+    Probe,
+    /// It is not.
+    Dead,
+}
+
+/// Since when nothing has come although there was traffic.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered {
+    since: Option<Instant>,
+    probed: bool,
+}
+
+impl Unanswered {
+    /// Packets went out.
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    /// A packet came: more may be expected.
+    pub(super) const fn received(&mut self, now: Instant) {
+        self.since = Some(now);
+        self.probed = false;
+    }
+
+    /// The peer is asked now, for a reason of the caller's.
+    pub(super) fn probed(&mut self, now: Instant) {
+        self.sent(now);
+        self.probed = true;
+    }
+
+    /// The peer is there, and nothing more is expected of it.
+    pub(super) const fn heard(&mut self) {
+        self.since = None;
+        self.probed = false;
+    }
+
+    /// When something is due, unless something comes.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let wait = if self.probed { DEAD_AFTER } else { PROBE_AFTER };
+        self.since.map(|since| since + wait)
+    }
+
+    /// What is due at `now`.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Doubt> {
+        if self.poll_timeout().is_none_or(|at| now < at) {
+            return None;
+        }
+        if std::mem::replace(&mut self.probed, true) {
+            self.since = None;
+            return Some(Doubt::Dead);
+        }
+        Some(Doubt::Probe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::epoch;
+
+    const fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn packets_that_nobody_answers_end_in_death_within_ten_seconds() {
+        let start = epoch();
+        let mut unanswered = Unanswered::default();
+        assert_eq!(unanswered.poll_timeout(), None);
+        for at in [0, 1, 3, 7] {
+            unanswered.sent(start + secs(at));
+        }
+        assert_eq!(unanswered.poll_timeout(), Some(start + PROBE_AFTER));
+        assert_eq!(unanswered.handle_timeout(start + PROBE_AFTER), Some(Doubt::Probe));
+        assert_eq!(unanswered.handle_timeout(start + PROBE_AFTER), None);
+        assert_eq!(unanswered.poll_timeout(), Some(start + DEAD_AFTER));
+        assert_eq!(unanswered.handle_timeout(start + DEAD_AFTER), Some(Doubt::Dead));
+        assert_eq!(unanswered.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_stream_that_comes_and_breaks_off_is_missed_as_well() {
+        let start = epoch();
+        let mut unanswered = Unanswered::default();
+        for at in 0..100 {
+            unanswered.received(start + secs(at));
+            assert_eq!(unanswered.handle_timeout(start + secs(at + 1)), None);
+        }
+        assert_eq!(unanswered.handle_timeout(start + secs(101)), Some(Doubt::Probe));
+        assert_eq!(unanswered.handle_timeout(start + secs(107)), Some(Doubt::Dead));
+    }
+
+    #[test]
+    fn an_answer_is_enough_until_the_next_packet() {
+        let start = epoch();
+        let mut unanswered = Unanswered::default();
+        unanswered.received(start);
+        assert_eq!(unanswered.handle_timeout(start + secs(2)), Some(Doubt::Probe));
+        unanswered.heard();
+        assert_eq!(unanswered.poll_timeout(), None);
+        unanswered.sent(start + secs(50));
+        assert_eq!(unanswered.poll_timeout(), Some(start + secs(52)));
+    }
+
+    #[test]
+    fn who_is_asked_already_is_not_asked_again() {
+        let start = epoch();
+        let mut unanswered = Unanswered::default();
+        unanswered.probed(start);
+        assert_eq!(unanswered.poll_timeout(), Some(start + DEAD_AFTER));
+        assert_eq!(unanswered.handle_timeout(start + DEAD_AFTER), Some(Doubt::Dead));
+    }
+}
