@@ -824,11 +824,20 @@ export interface IVpnServerConfig {
   proxyProtocol?: boolean;
 
   /**
-   * How long a session outlives its connection, in seconds.
+   * How long a session outlives its connection, in seconds: 0–86,400. Meanwhile the client is listed with
+   * `online: false`, its address stays its own, and nothing is emitted; if it comes back, `client-resumed` is.
    *
-   * @default 0, as sessions cannot be resumed yet
+   * @default 60
    */
   sessionGraceSecs?: number;
+
+  /**
+   * How long after a full handshake a session can be resumed, in seconds: 60–2,592,000. A client that comes
+   * later gets a new session.
+   *
+   * @default 86400
+   */
+  ticketMaxAgeSecs?: number;
 
   /**
    * Congestion control of the connections that carry the tunnels: `'auto'` is BBR where the system allows it,
@@ -875,7 +884,10 @@ export interface IVpnClientInfo {
 
   assignedIp6?: string;
 
-  /** Where it connects from: `host:port`, or the address that a trusted proxy has forwarded. */
+  /**
+   * Where it connects from, or last did: `host:port`, or the address that a trusted proxy has forwarded. Absent of a
+   * client of an earlier process that has not come back yet.
+   */
   remoteAddr?: string;
 
   /** The label that it has given itself. */

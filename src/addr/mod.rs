@@ -6,5 +6,5 @@ pub mod pool;
 pub mod subnet;
 
 pub use address_pool::{AddressLease, AddressPool, Addresses};
-pub use pool::{Lease, Pool};
+pub use pool::{Lease, Pool, REST};
 pub use subnet::{Address, Subnet};

@@ -1,23 +1,41 @@
 //! One attempt: from a name to a session whose keys are agreed on.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::failure::Failure;
 use super::shared::Shared;
-use crate::codec::close::CloseCode;
-use crate::codec::hello::{Accepted, ClientHello, Features, VERSION};
+use crate::codec::hello::{Accepted, ClientHello};
 use crate::config::ClientConfig;
 use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
 use crate::session::{ClientFailure, ClientParams, KeepaliveCap, KeyLimits, Session, client};
-use crate::transport::{ClientTls, DialOptions, Dialed, Proxy, Stream, WebSocket, dial};
+use crate::transport::{ClientTls, DialOptions, Dialed, Progress, Proxy, Stream, WebSocket, dial};
 
 /// How long an end that gives up waits for the answer to its Close.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
+
+/// An attempt without a TCP connection after so long is joined by another, and again: the first packet of a TCP
+/// connection that is lost is sent again after a second, three, seven; whoever has waited for the network to come
+/// back is not to wait for that.
+const JOIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Attempts side by side at most: two for a user who waits for the first connection, and one a second for as long as
+/// [`TCP_PATIENCE`] lasts while a tunnel comes back.
+const DIALS: (usize, usize) = (2, 4);
+
+/// How long a tunnel that comes back waits for TCP: then the name is looked up again, and the way as well.
+const TCP_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long it waits for the resolver before it tries the addresses that it knows: the resolver is behind the same
+/// network that has just failed, or behind the tunnel.
+const FALLBACK_AFTER: Duration = Duration::from_millis(300);
 
 /// A session whose keys are agreed on; the server awaits the confirmation, which is already sent.
 pub(super) struct Established {
@@ -26,93 +44,160 @@ pub(super) struct Established {
     pub(super) hello: Accepted,
     /// Where the connection goes: to the server, or to its proxy.
     pub(super) remote: SocketAddr,
+    /// Where it leaves from.
+    pub(super) local: SocketAddr,
     /// What users are told the server is.
     pub(super) server: String,
+    /// The ticket was not taken.
+    pub(super) is_anew: bool,
 }
 
-/// What a tunnel knows of the way to its server.
-pub(super) struct Approach<'a> {
+/// What is attempted, and what is known of the way to the server.
+pub(super) struct Approach {
+    pub(super) config: Arc<ClientConfig>,
     /// There if the server's URL asks for it.
-    pub(super) tls: Option<&'a ClientTls>,
+    pub(super) tls: Option<ClientTls>,
     /// What the connection goes through, if anything.
-    pub(super) proxy: Option<&'a Proxy>,
+    pub(super) proxy: Option<Proxy>,
     /// Addresses of earlier attempts, for when the name no longer resolves.
-    pub(super) known: &'a [IpAddr],
+    pub(super) known: Vec<IpAddr>,
     /// How long it may be silent.
     pub(super) keepalive_cap: KeepaliveCap,
-    /// What is offered: nothing, once the server could make nothing of a hello.
-    pub(super) features: Features,
+    /// What the server is told and offered.
+    pub(super) hello: ClientHello,
+    pub(super) aim: Aim,
+    pub(super) deadline: Instant,
+    pub(super) key_limits: KeyLimits,
+}
+
+/// What an attempt is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// The first connection of a tunnel.
+    First,
+    /// The next one, after the last was lost.
+    Again,
+    /// Another one beside one that is up: to go on with its session, or not at all.
+    Beside,
 }
 
 /// Tries once.
-pub(super) async fn attempt(
-    config: &ClientConfig,
-    approach: Approach<'_>,
-    deadline: Instant,
-    shared: &Shared,
-    announce: bool,
-) -> Result<Established, Failure> {
-    let options = DialOptions {
-        tls: approach.tls.cloned(),
-        congestion: config.congestion_control,
-        proxy: approach.proxy.cloned(),
-        fallback_addrs: approach.known.to_vec(),
-        ..DialOptions::new(deadline)
-    };
-    let dialed = dial(&config.server_url, &options).await?;
-    if announce {
+pub(super) async fn attempt(approach: Approach, shared: Arc<Shared>) -> Result<Established, Failure> {
+    let dialed = reach(&approach).await?;
+    if approach.aim == Aim::First {
         shared.set_state(ConnectionState::Handshaking);
     }
-    handshake(config, dialed, &approach, deadline).await
+    handshake(&approach, dialed).await
 }
 
-async fn handshake(
-    config: &ClientConfig,
-    dialed: Dialed,
-    approach: &Approach<'_>,
-    deadline: Instant,
-) -> Result<Established, Failure> {
-    let Dialed { mut websocket, remote, server, .. } = dialed;
-    let params = ClientParams {
-        server_key: config.server_public_key,
-        hello: ClientHello {
-            version: VERSION,
-            features: approach.features,
-            mtu: Some(config.mtu),
-            name: config.name.clone(),
-            token: None,
-            mlkem768: None,
-            ticket: None,
-        },
-        keepalive_interval: config.keepalive_interval,
-        keepalive_cap: approach.keepalive_cap,
-        key_limits: KeyLimits::default(),
+/// The first WebSocket of several dials, each begun a second after the one before if there is no TCP yet.
+async fn reach(approach: &Approach) -> Result<Dialed, Failure> {
+    let begun = Instant::now();
+    let (most, patience) = match approach.aim {
+        Aim::First => (DIALS.0, None),
+        Aim::Again | Aim::Beside => (DIALS.1, Some(begun + TCP_PATIENCE)),
     };
-    let (awaiting, frame) =
-        client::start(params, &mut rand::rng()).map_err(|error| Failure::retry(internal(&error)))?;
-    let answered = timeout_at(deadline, async {
-        websocket.send(&frame).await.map_err(|error| Failure::before_answer(&error.into()))?;
-        let message = websocket.recv().await.map_err(|error| Failure::before_answer(&error))?;
-        Ok(awaiting.handle_message(clock::now(), &mut rand::rng(), message))
-    });
-    let outcome = answered.await.unwrap_or_else(|_| Err(Failure::timeout("handshake")))?;
+    let progress = Progress::default();
+    let mut dials = FuturesUnordered::new();
+    let mut join_at = begun;
+    loop {
+        if dials.len() < most && (dials.is_empty() || (Instant::now() >= join_at && !progress.is_connected()))
+        {
+            dials.push(dial_once(approach, progress.clone()));
+            join_at += JOIN_AFTER;
+        }
+        let may_join = dials.len() < most && !progress.is_connected();
+        tokio::select! {
+            biased;
+            Some(outcome) = dials.next() => match outcome {
+                Ok(dialed) => return Ok(dialed),
+                Err(failure) if dials.is_empty() => return Err(failure),
+                Err(_) => {}
+            },
+            () = sleep_until(join_at), if may_join => {}
+            () = run_out(patience), if !progress.is_connected() => return Err(Failure::timeout("connection")),
+        }
+    }
+}
+
+async fn run_out(patience: Option<Instant>) {
+    match patience {
+        Some(end) => sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn dial_once(approach: &Approach, progress: Progress) -> Result<Dialed, Failure> {
+    let standard = DialOptions::new(approach.deadline);
+    let fallback_after = match approach.aim {
+        Aim::First => standard.fallback_after,
+        Aim::Again | Aim::Beside => FALLBACK_AFTER,
+    };
+    let options = DialOptions {
+        tls: approach.tls.clone(),
+        congestion: approach.config.congestion_control,
+        proxy: approach.proxy.clone(),
+        fallback_addrs: approach.known.clone(),
+        fallback_after,
+        progress,
+        ..standard
+    };
+    Ok(dial(&approach.config.server_url, &options).await?)
+}
+
+async fn handshake(approach: &Approach, dialed: Dialed) -> Result<Established, Failure> {
+    let Dialed { mut websocket, remote, local, server, .. } = dialed;
+    let mut hello = approach.hello.clone();
+    let mut is_anew = false;
+    let outcome = loop {
+        let outcome = exchange(approach, &mut websocket, hello.clone()).await?;
+        match outcome {
+            Err(ClientFailure::ResumeRefused(_)) if approach.aim != Aim::Beside && !is_anew => {
+                // On the same connection, once (PROTOCOL §8).
+                hello.ticket = None;
+                is_anew = true;
+            }
+            outcome => break outcome,
+        }
+    };
     let mut connected = match outcome {
         Ok(connected) => connected,
         Err(failure) => {
-            let code = match &failure {
-                ClientFailure::Broken { close, .. } => *close,
-                ClientFailure::Rejected(_) | ClientFailure::Disconnected(_) => CloseCode::Normal,
-            };
-            websocket.close(code.as_u16(), "", CLOSE_WAIT).await;
+            websocket.close(failure.close_code().as_u16(), "", CLOSE_WAIT).await;
             return Err(failure.into());
         }
     };
     let mut confirmation = Vec::new();
     connected.session.poll_transmit(&mut confirmation).map_err(|error| Failure::retry(internal(&error)))?;
-    let sent = timeout_at(deadline, websocket.send(&confirmation)).await;
+    let sent = timeout_at(approach.deadline, websocket.send(&confirmation)).await;
     sent.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
         .map_err(|error| Failure::before_answer(&error.into()))?;
-    Ok(Established { websocket, session: connected.session, hello: connected.hello, remote, server })
+    let client::Connected { session, hello } = connected;
+    Ok(Established { websocket, session, hello, remote, local, server, is_anew })
+}
+
+/// Message 1 and the answer to it.
+async fn exchange(
+    approach: &Approach,
+    websocket: &mut WebSocket<Stream>,
+    hello: ClientHello,
+) -> Result<Result<client::Connected, ClientFailure>, Failure> {
+    let Approach { config, keepalive_cap, deadline, key_limits, .. } = approach;
+    let params = ClientParams {
+        server_key: config.server_public_key,
+        hello,
+        keepalive_interval: config.keepalive_interval,
+        keepalive_cap: *keepalive_cap,
+        key_limits: *key_limits,
+    };
+    let (awaiting, frame) =
+        client::start(params, &mut rand::rng()).map_err(|error| Failure::retry(internal(&error)))?;
+    let answered = timeout_at(*deadline, async {
+        websocket.send(&frame).await.map_err(|error| Failure::before_answer(&error.into()))?;
+        let message = websocket.recv().await.map_err(|error| Failure::before_answer(&error))?;
+        Ok(awaiting.handle_message(clock::now(), &mut rand::rng(), message))
+    });
+    answered.await.unwrap_or_else(|_| Err(Failure::timeout("handshake")))
 }
 
 fn internal(error: &dyn std::fmt::Display) -> VpnError {

@@ -6,36 +6,30 @@ use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::codec::hello::{RejectCode, Rejection};
 use crate::engine::End;
 use crate::error::{ErrorCode, VpnError};
-use crate::session::ClientFailure;
+use crate::session::{ClientFailure, Setback};
 use crate::transport::{DialError, WebSocketError};
-
-/// Whether the tunnel is taken up again (API §2, PROTOCOL §3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// After a back-off.
-    Retry,
-    /// At once: nothing failed, the keys are spent.
-    RetryNow,
-    /// Once more; the second time is final.
-    RetryOnce,
-    /// Not by itself: something authenticated says that it is pointless.
-    Final,
-}
 
 /// A failed attempt or an ended connection.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: VpnError,
-    pub(super) fate: Fate,
+    /// Whether and when the tunnel is taken up again (API §2, PROTOCOL §3).
+    pub(super) setback: Setback,
 }
 
 impl Failure {
     pub(super) const fn retry(error: VpnError) -> Self {
-        Self { error, fate: Fate::Retry }
+        Self { error, setback: Setback::Interrupted }
     }
 
     pub(super) const fn last(error: VpnError) -> Self {
-        Self { error, fate: Fate::Final }
+        Self { error, setback: Setback::Final }
+    }
+
+    /// The address that the connection came from is gone.
+    pub(super) fn moved() -> Self {
+        let message = "the host's network changed: the address that the connection used is gone";
+        Self { error: VpnError::new(ErrorCode::ConnectionLost, message), setback: Setback::Nothing }
     }
 
     pub(super) fn timeout(stage: &str) -> Self {
@@ -58,16 +52,25 @@ impl Failure {
 
 impl From<DialError> for Failure {
     fn from(error: DialError) -> Self {
-        Self::retry(VpnError::from(error))
+        let setback = match (&error, error.retry_after()) {
+            (_, Some(time)) => Setback::Refused(Some(time)),
+            (DialError::Refused { .. }, None) => Setback::Refused(None),
+            _ => Setback::Interrupted,
+        };
+        Self { error: VpnError::from(error), setback }
     }
 }
 
 impl From<ClientFailure> for Failure {
     fn from(failure: ClientFailure) -> Self {
         match failure {
-            ClientFailure::Rejected(rejection) => rejected(rejection),
+            ClientFailure::Rejected(rejection) | ClientFailure::ResumeRefused(rejection) => {
+                rejected(rejection)
+            }
             // A plain Disconnect is a hint that anyone on the way can forge.
-            ClientFailure::Disconnected(disconnect) => Self { fate: Fate::Retry, ..disconnected(disconnect) },
+            ClientFailure::Disconnected(disconnect) => {
+                Self { setback: Setback::Interrupted, ..disconnected(disconnect) }
+            }
             ClientFailure::Broken { reason, .. } => Self::retry(VpnError::new(
                 reason.error_code(),
                 format!(
@@ -101,7 +104,7 @@ impl From<End> for Failure {
             )),
             End::KeysSpent => Self {
                 error: VpnError::new(ErrorCode::ConnectionLost, "the traffic keys reached their limit"),
-                fate: Fate::RetryNow,
+                setback: Setback::Nothing,
             },
         }
     }
@@ -138,10 +141,11 @@ fn lost(error: &WebSocketError) -> VpnError {
 
 fn rejected(rejection: Rejection) -> Failure {
     let code = rejection.code.code();
-    let fate = match rejection.code {
-        RejectCode::Unauthorized | RejectCode::UnsupportedVersion => Fate::Final,
-        RejectCode::BadRequest => Fate::RetryOnce,
-        _ => Fate::Retry,
+    let setback = match rejection.code {
+        RejectCode::Unauthorized | RejectCode::UnsupportedVersion => Setback::Final,
+        RejectCode::BadRequest => Setback::BadRequest,
+        RejectCode::ServerFull | RejectCode::PoolExhausted => Setback::Refused(None),
+        _ => Setback::Interrupted,
     };
     let advice = match rejection.code {
         RejectCode::Unauthorized => "ask the server's operator for access",
@@ -152,32 +156,32 @@ fn rejected(rejection: Rejection) -> Failure {
         _ => "try again, and look at the server's log",
     };
     let said = if rejection.message.is_empty() { code.as_str() } else { &rejection.message };
-    Failure { error: VpnError::new(code, format!("the server refused: {said}; {advice}")), fate }
+    Failure { error: VpnError::new(code, format!("the server refused: {said}; {advice}")), setback }
 }
 
 fn disconnected(disconnect: Disconnect) -> Failure {
-    let fate = match disconnect.code {
-        DisconnectCode::Kicked | DisconnectCode::Removed | DisconnectCode::Replaced => Fate::Final,
+    let setback = match disconnect.code {
+        DisconnectCode::Kicked | DisconnectCode::Removed | DisconnectCode::Replaced => Setback::Final,
         DisconnectCode::ClientDisconnect
         | DisconnectCode::ShuttingDown
         | DisconnectCode::IdleTimeout
-        | DisconnectCode::ProtocolError => Fate::Retry,
+        | DisconnectCode::ProtocolError => Setback::Interrupted,
     };
     let code = disconnect.code.error_code();
     let said = if disconnect.message.is_empty() { code.as_str() } else { &disconnect.message };
-    Failure { error: VpnError::new(code, format!("the server ended the session: {said}")), fate }
+    Failure { error: VpnError::new(code, format!("the server ended the session: {said}")), setback }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io;
 
-    use super::{Failure, Fate, is_cut};
+    use super::{Failure, is_cut};
     use crate::codec::disconnect::{Disconnect, DisconnectCode};
     use crate::codec::hello::{RejectCode, Rejection};
     use crate::engine::End;
     use crate::error::ErrorCode;
-    use crate::session::ClientFailure;
+    use crate::session::{ClientFailure, Setback};
     use crate::transport::WebSocketError;
 
     fn disconnect(code: DisconnectCode) -> Disconnect {
@@ -189,25 +193,26 @@ mod tests {
         let finals = [DisconnectCode::Kicked, DisconnectCode::Removed, DisconnectCode::Replaced];
         for code in DisconnectCode::ALL {
             let sealed = Failure::from(End::Peer(disconnect(code)));
-            assert_eq!(sealed.fate == Fate::Final, finals.contains(&code), "{code:?}");
+            assert_eq!(sealed.setback == Setback::Final, finals.contains(&code), "{code:?}");
             assert_eq!(sealed.error.code, code.error_code());
             let plain = Failure::from(ClientFailure::Disconnected(disconnect(code)));
-            assert_eq!(plain.fate, Fate::Retry, "a plain {code:?} can be forged");
+            assert_eq!(plain.setback, Setback::Interrupted, "a plain {code:?} can be forged");
         }
     }
 
     #[test]
     fn rejections_are_final_retried_once_or_retried() {
-        let fate = |code| {
+        let setback = |code| {
             let rejection = Rejection { version: 1, code, message: "no".to_owned() };
-            Failure::from(ClientFailure::Rejected(rejection)).fate
+            Failure::from(ClientFailure::Rejected(rejection)).setback
         };
-        assert_eq!(fate(RejectCode::Unauthorized), Fate::Final);
-        assert_eq!(fate(RejectCode::UnsupportedVersion), Fate::Final);
-        assert_eq!(fate(RejectCode::BadRequest), Fate::RetryOnce);
-        for code in [RejectCode::PoolExhausted, RejectCode::ServerFull, RejectCode::ShuttingDown] {
-            assert_eq!(fate(code), Fate::Retry);
+        assert_eq!(setback(RejectCode::Unauthorized), Setback::Final);
+        assert_eq!(setback(RejectCode::UnsupportedVersion), Setback::Final);
+        assert_eq!(setback(RejectCode::BadRequest), Setback::BadRequest);
+        for code in [RejectCode::PoolExhausted, RejectCode::ServerFull] {
+            assert_eq!(setback(code), Setback::Refused(None));
         }
+        assert_eq!(setback(RejectCode::ShuttingDown), Setback::Interrupted);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! what it published.
 
 mod attempt;
+mod carried;
 mod failure;
 mod inbox;
 mod mtu;

@@ -1,5 +1,6 @@
 //! The client's ends of the data path: TUN to queue, and session to TUN.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use crate::qos::PacketQueue;
 use crate::telemetry::{DropReason, Quality, Size, Traffic};
 use crate::tunnel::{Tun, TunWriter};
 
+use super::carried::Marks;
 use super::shared::Shared;
 
 /// From the TUN into the session's queue.
@@ -59,7 +61,7 @@ impl Route for Uplink {
 
 /// Whether and how packets pass from the TUN into the queue: asked once a batch, set once a connection.
 pub(super) struct Gate {
-    /// Absent while there is no session: packets are then dropped, not kept for a late burst.
+    /// Absent before the first session: packets are then dropped.
     way: Mutex<Option<Way>>,
     pub(super) answers: Answers,
 }
@@ -108,14 +110,21 @@ pub(super) struct Downlink {
     writer: TunWriter,
     pub(super) traffic: Arc<Traffic>,
     pub(super) shared: Arc<Shared>,
+    marks: Arc<Marks>,
     /// Lets pass what is for this host.
     ingress: Ingress,
     received: Size,
 }
 
 impl Downlink {
-    pub(super) fn new(tun: Arc<Tun>, traffic: Arc<Traffic>, shared: Arc<Shared>, ingress: Ingress) -> Self {
-        Self { writer: TunWriter::new(tun), traffic, shared, ingress, received: Size::ZERO }
+    pub(super) fn new(
+        tun: Arc<Tun>,
+        traffic: Arc<Traffic>,
+        shared: Arc<Shared>,
+        marks: Arc<Marks>,
+        ingress: Ingress,
+    ) -> Self {
+        Self { writer: TunWriter::new(tun), traffic, shared, marks, ingress, received: Size::ZERO }
     }
 }
 
@@ -150,6 +159,11 @@ impl Port for Downlink {
 
     fn round_trip(&mut self, quality: &Quality) {
         self.shared.round_trip(quality);
+        self.marks.confirmed.store(true, Ordering::Relaxed);
+    }
+
+    fn keys_aging(&mut self) {
+        self.marks.keys_aging.store(true, Ordering::Relaxed);
     }
 
     fn timed_out(&mut self, quality: &Quality) {

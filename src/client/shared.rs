@@ -1,6 +1,5 @@
 //! What the supervisor publishes and the methods read.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,8 +16,6 @@ pub(super) struct Shared {
     pub(super) events: Events,
     /// The tunnel's figures; locked for moments, never across an await, never per packet.
     facts: Mutex<Facts>,
-    /// Set once the server has answered a keepalive on the present connection: it has confirmed us.
-    confirmed: AtomicBool,
 }
 
 struct Facts {
@@ -38,7 +35,7 @@ impl Shared {
             mtu: None,
             since: None,
         };
-        Self { events, facts: Mutex::new(facts), confirmed: AtomicBool::new(false) }
+        Self { events, facts: Mutex::new(facts) }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -97,6 +94,14 @@ impl Shared {
         });
     }
 
+    /// Publishes that the tunnel goes on by another connection, without a break.
+    pub(super) fn set_switched(&self, server: String, mtu: MtuFacts) {
+        self.update(|facts| {
+            facts.status.server_addr = Some(server);
+            facts.mtu = Some(mtu);
+        });
+    }
+
     /// Publishes the failure that ended the tunnel.
     pub(super) fn set_failed(&self, error: &VpnError) {
         self.update(|facts| {
@@ -122,20 +127,10 @@ impl Shared {
         });
     }
 
-    /// A new connection begins, unconfirmed.
-    pub(super) fn expect_confirmation(&self) {
-        self.confirmed.store(false, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_confirmed(&self) -> bool {
-        self.confirmed.load(Ordering::Relaxed)
-    }
-
     /// A keepalive made its round trip.
     pub(super) fn round_trip(&self, quality: &Quality) {
         let report = QualityReport::from(quality);
         self.facts().quality = Some(report.clone());
-        self.confirmed.store(true, Ordering::Relaxed);
         self.events.emit(Event::Quality(report));
     }
 

@@ -1,38 +1,41 @@
 //! The task that owns a client's tunnel.
 
+use std::future::{pending, poll_fn};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::GOODBYE;
-use super::attempt::{Approach, Established, attempt};
-use super::failure::{Failure, Fate, is_cut};
+use super::attempt::{Aim, Approach, Established, attempt};
+use super::carried::{Carried, News, Retired};
+use super::failure::{Failure, is_cut};
 use super::inbox::{Command, Inbox, Interrupt, Reply, answer};
-use super::port::Downlink;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
-use crate::codec::close::CloseCode;
-use crate::codec::disconnect::DisconnectCode;
-use crate::codec::hello::{Accepted, Features};
+use crate::codec::hello::{Accepted, ClientHello};
 use crate::config::{ClientConfig, Reconnect};
-use crate::engine::{End, Link, Order};
+use crate::engine::{Alarm, End, Vigil, clock};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::repair;
 use crate::report::{Assigned, ConnectionState, LogLevel, Status};
-use crate::session::reconnect::Backoff;
-use crate::session::{FEATURES, KeepaliveCap};
+use crate::session::{Backoff, Comeback, KeyLimits, Setback};
 use crate::telemetry::Traffic;
-use crate::transport::{ClientTls, Proxy, Stream};
+use crate::transport::{ClientTls, Proxy};
 
 /// The server has this long to answer the Close of a connection that has ended already: its loss
 /// must not delay the next attempt.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
 
-/// A connection that lasted this long was a success: the next back-off begins anew.
-const STABLE: Duration = Duration::from_secs(10);
+/// How often packets that wait for the next connection are looked at: a fraction of what they may wait.
+const AGING: Duration = Duration::from_millis(500);
+
+/// How long after a second connection could not be had for new keys the next try begins: the keys have a tenth of
+/// their service left, which is minutes.
+const RENEWAL_REST: Duration = Duration::from_secs(10);
 
 /// How a tunnel came to its end.
 enum Outcome {
@@ -72,17 +75,16 @@ impl Supervisor {
         let traffic = self.shared.begin();
         let mut run = Run {
             shared: Arc::clone(&self.shared),
-            backoff: backoff(config.reconnect.unwrap_or_default()),
-            config,
+            comeback: Comeback::new(backoff(config.reconnect.unwrap_or_default())),
+            config: Arc::new(config),
             persistent,
             traffic,
             reply: Some(reply),
             tunnel: None,
+            vigil: None,
             tls: None,
             proxy: None,
             known: Vec::new(),
-            keepalive_cap: KeepaliveCap::default(),
-            bad_requests: 0,
         };
         let outcome = run.run(&mut self.inbox).await;
         if let Some(tunnel) = run.tunnel.take() {
@@ -112,22 +114,33 @@ impl Supervisor {
 /// One tunnel, from `connect()` to its end.
 struct Run {
     shared: Arc<Shared>,
-    config: ClientConfig,
+    config: Arc<ClientConfig>,
     persistent: bool,
     traffic: Arc<Traffic>,
-    backoff: Backoff,
+    comeback: Comeback,
     /// The call that waits for packets to flow.
     reply: Option<Reply>,
     tunnel: Option<Tunnel>,
+    /// There as long as the tunnel is.
+    vigil: Option<Vigil>,
     /// Made once: reading the system's trusted roots takes a while.
     tls: Option<ClientTls>,
     /// The configuration's or the environment's, as it was at the beginning: what is known of addresses is
     /// its.
     proxy: Option<Proxy>,
     known: Vec<IpAddr>,
-    /// What the connections of this tunnel that were cut while idle taught.
-    keepalive_cap: KeepaliveCap,
-    bad_requests: u32,
+}
+
+/// An attempt beside the connection that is up.
+type Renewal = Pin<Box<dyn Future<Output = Result<Established, Failure>> + Send>>;
+
+/// What ended a connection.
+enum Ended {
+    Interrupt(Interrupt),
+    Connection(End),
+    /// The way that it took is gone: it can neither send nor hear anything.
+    Gone(Failure),
+    Failed(Failure),
 }
 
 impl Run {
@@ -157,10 +170,8 @@ impl Run {
                 "reconnect",
                 format!("{}; next attempt in {} ms", failure.error.message, delay.as_millis()),
             );
-            tokio::select! {
-                biased;
-                interrupt = inbox.interrupt() => return Outcome::Interrupted(interrupt),
-                () = tokio::time::sleep(delay) => {}
+            if let Some(interrupt) = self.pause(delay, failure.setback, inbox).await {
+                return Outcome::Interrupted(interrupt);
             }
         }
     }
@@ -168,126 +179,284 @@ impl Run {
     /// How long to wait before coming back; none if the tunnel ends here.
     fn next_delay(&mut self, failure: &Failure) -> Option<Duration> {
         let again = if self.reply.is_some() { self.persistent } else { self.config.reconnect.is_some() };
-        match failure.fate {
-            _ if !again => None,
-            Fate::Final => None,
-            Fate::RetryNow => Some(Duration::ZERO),
-            Fate::RetryOnce if self.bad_requests > 0 => None,
-            Fate::RetryOnce => {
-                self.bad_requests += 1;
-                self.backoff.next_delay(&mut rand::rng())
+        let waiting = self.tunnel.as_ref().is_some_and(|tunnel| !tunnel.queue().is_empty());
+        let delay = self.comeback.failed(clock::now(), failure.setback, waiting, &mut rand::rng());
+        delay.filter(|_| again)
+    }
+
+    /// Waits before the next attempt: shorter once an application's packet waits, and no longer once the host's
+    /// network is another one.
+    async fn pause(&mut self, delay: Duration, setback: Setback, inbox: &mut Inbox) -> Option<Interrupt> {
+        let Self { comeback, tunnel, vigil, .. } = self;
+        let mut until = Instant::now() + delay;
+        let mut may_hurry = setback == Setback::Interrupted;
+        loop {
+            tokio::select! {
+                biased;
+                interrupt = inbox.interrupt() => return Some(interrupt),
+                () = sleep_until(until) => return None,
+                () = packet_waits(tunnel.as_ref()), if may_hurry => {
+                    may_hurry = false;
+                    let left = until.saturating_duration_since(Instant::now());
+                    until = Instant::now() + comeback.hurry(left, &mut rand::rng());
+                }
+                _alarm = alarm(vigil) => {
+                    comeback.network_changed();
+                    return None;
+                }
+                () = sleep(AGING), if tunnel.is_some() => {
+                    if let Some(tunnel) = tunnel {
+                        tunnel.age();
+                    }
+                }
             }
-            Fate::Retry => self.backoff.next_delay(&mut rand::rng()),
         }
     }
 
     /// One connection, from the attempt to its end.
     async fn connection(&mut self, inbox: &mut Inbox) -> Result<Interrupt, Failure> {
         let deadline = Instant::now() + self.config.connect_timeout;
-        let announce = self.tunnel.is_none();
-        if announce {
+        if self.tunnel.is_none() {
             self.shared.set_state(ConnectionState::Connecting);
         }
-        self.shared.expect_confirmation();
         if self.config.server_url.tls && self.tls.is_none() {
             self.tls = Some(self.config.client_tls().map_err(Failure::last)?);
         }
-        let approach = Approach {
-            tls: self.tls.as_ref(),
-            proxy: self.proxy.as_ref(),
-            known: &self.known,
-            keepalive_cap: self.keepalive_cap,
-            features: if self.bad_requests > 0 { Features::NONE } else { FEATURES },
-        };
-        let established = tokio::select! {
-            biased;
-            interrupt = inbox.interrupt() => return Ok(interrupt),
-            outcome = attempt(&self.config, approach, deadline, &self.shared, announce) => outcome?,
+        let established = match self.establish(deadline, inbox).await? {
+            Ok(established) => established,
+            Err(interrupt) => return Ok(interrupt),
         };
         self.set_up(&established).await.map_err(Failure::last)?;
-        self.serve(established, deadline, inbox).await
+        self.carry(established, deadline, inbox).await
+    }
+
+    /// An attempt; begun anew when the way to the server becomes another one meanwhile.
+    async fn establish(
+        &mut self,
+        deadline: Instant,
+        inbox: &mut Inbox,
+    ) -> Result<Result<Established, Interrupt>, Failure> {
+        let aim = if self.tunnel.is_some() { Aim::Again } else { Aim::First };
+        loop {
+            self.repin().await;
+            let source = self.source();
+            let attempt = self.attempt(aim, deadline);
+            tokio::pin!(attempt);
+            loop {
+                let Self { tunnel, vigil, .. } = self;
+                tokio::select! {
+                    biased;
+                    interrupt = inbox.interrupt() => return Ok(Err(interrupt)),
+                    outcome = &mut attempt => return outcome.map(Ok),
+                    _alarm = alarm(vigil) => {
+                        self.comeback.network_changed();
+                        self.repin().await;
+                        if self.source() != source {
+                            break;
+                        }
+                    }
+                    () = sleep(AGING), if tunnel.is_some() => {
+                        if let Some(tunnel) = tunnel {
+                            tunnel.age();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, aim: Aim, deadline: Instant) -> Renewal {
+        let now = clock::now();
+        let hello = ClientHello {
+            mtu: Some(self.config.mtu),
+            name: self.config.name.clone(),
+            ..ClientHello::default()
+        };
+        let approach = Approach {
+            config: Arc::clone(&self.config),
+            tls: self.tls.clone(),
+            proxy: self.proxy.clone(),
+            known: self.known.clone(),
+            keepalive_cap: self.comeback.keepalive_cap(now),
+            hello: self.comeback.hello(now, hello),
+            aim,
+            deadline,
+            key_limits: KeyLimits::default(),
+        };
+        Box::pin(attempt(approach, Arc::clone(&self.shared)))
+    }
+
+    /// Another connection for the session that is up; none without a ticket.
+    fn renewal(&mut self) -> Option<Renewal> {
+        let has_ticket = self.comeback.hello(clock::now(), ClientHello::default()).ticket.is_some();
+        let deadline = Instant::now() + self.config.connect_timeout;
+        has_ticket.then(|| self.attempt(Aim::Beside, deadline))
+    }
+
+    /// The address that the next connection would leave from.
+    fn source(&self) -> Option<IpAddr> {
+        self.tunnel.as_ref()?.source_to(*self.known.last()?)
+    }
+
+    async fn repin(&mut self) {
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.repin(&self.known).await;
+        }
     }
 
     async fn set_up(&mut self, established: &Established) -> Result<(), VpnError> {
         let remote = established.remote.ip();
-        if !self.known.contains(&remote) {
-            self.known.push(remote);
+        // The last one is the present one.
+        self.known.retain(|known| *known != remote);
+        self.known.push(remote);
+        if established.is_anew {
+            self.comeback.ticket_refused();
         }
+        self.comeback.accepted(clock::now(), &established.hello);
         match &mut self.tunnel {
             Some(tunnel) => tunnel.renew(&established.hello, remote, &self.shared).await,
             None => {
                 let tunnel =
                     Tunnel::open(&self.config, &established.hello, remote, &self.traffic, &self.shared)
                         .await?;
+                self.vigil = Some(Vigil::open(tunnel.ifindex()));
                 self.tunnel = Some(tunnel);
                 Ok(())
             }
         }
     }
 
-    /// Carries packets until the connection ends.
-    async fn serve(
+    /// Carries packets until the connection ends, and those that take its place meanwhile.
+    async fn carry(
         &mut self,
         established: Established,
-        deadline: Instant,
+        mut deadline: Instant,
         inbox: &mut Inbox,
     ) -> Result<Interrupt, Failure> {
-        let Established { websocket, session, hello, remote, server } = established;
-        let Some(tunnel) = self.tunnel.as_mut() else { return Err(Failure::last(no_tunnel())) };
-        let (wire, wire_guard) = websocket.wire().ok().unzip();
-        let mtu = tunnel.mtu(&hello, remote.ip(), wire, &self.traffic);
-        let (orders, order_inbox) = mpsc::channel(1);
-        let downlink = tunnel.downlink(&hello, &self.traffic, &self.shared);
-        let traffic = Arc::clone(&self.traffic);
-        let quantum = websocket.stream().quantum();
-        let mut link = Link::new(websocket, session, downlink, tunnel.queue(), traffic, order_inbox)
-            .with_quantum(quantum);
-        let shared = &self.shared;
-        let mut confirmed = None;
+        let mut carried = self.carried(established)?;
+        let mut retired: Option<Retired> = None;
+        let mut renewal: Option<Renewal> = None;
+        let mut renew_at: Option<Instant> = None;
         let ended = loop {
+            let Some(tunnel) = &mut self.tunnel else { return Err(Failure::last(no_tunnel())) };
             tokio::select! {
                 biased;
                 interrupt = inbox.interrupt() => break Ended::Interrupt(interrupt),
-                end = link.run_until(|| confirmed.is_none() && shared.is_confirmed()) => match end {
-                    Some(end) => break Ended::Link(end),
-                    None => {
-                        confirmed = Some(Instant::now());
-                        tunnel.set_online(&hello);
-                        let dns = Some(tunnel.dns());
-                        shared.set_connected(Status { dns, ..status(&hello, &server) }, mtu.clone());
-                        self.bad_requests = 0;
-                        if let Some(reply) = self.reply.take() {
-                            answer(reply, Ok(assigned(&hello)));
+                news = carried.run() => match news {
+                    News::Ended(end) => break Ended::Connection(end),
+                    News::Confirmed => self.confirmed(&carried),
+                    News::KeysAging => renew_at = Some(Instant::now()),
+                },
+                () = run_out(&mut retired) => {
+                    if let Some(retired) = retired.take() {
+                        tokio::spawn(retired.close(CLOSE_WAIT));
+                    }
+                }
+                outcome = attempted(&mut renewal) => {
+                    renewal = None;
+                    match outcome {
+                        Ok(established) => {
+                            if let Err(error) = self.set_up(&established).await {
+                                break Ended::Failed(Failure::last(error));
+                            }
+                            (deadline, renew_at) = (Instant::now() + self.config.connect_timeout, None);
+                            let next = self.carried(established)?;
+                            self.open_gate(&next.hello);
+                            let old = std::mem::replace(&mut carried, next);
+                            if let Some(older) = retired.replace(old.retire()) {
+                                tokio::spawn(older.close(CLOSE_WAIT));
+                            }
+                        }
+                        Err(failure) => {
+                            self.shared.events.log(LogLevel::Debug, "reconnect", failure.error.message);
+                            renew_at = renew_at.map(|_| Instant::now() + RENEWAL_REST);
                         }
                     }
-                },
+                }
+                () = at(renew_at), if renewal.is_none() => {
+                    renew_at = Some(Instant::now() + RENEWAL_REST);
+                    renewal = self.renewal();
+                }
+                alarm = alarm(&mut self.vigil) => {
+                    tunnel.repin(&self.known).await;
+                    if !tunnel.has_address(carried.local.ip()) {
+                        break Ended::Gone(Failure::moved());
+                    }
+                    carried.probe();
+                    let source = tunnel.source_to(carried.remote.ip());
+                    let is_elsewhere = source.is_some_and(|source| source != carried.local.ip());
+                    if alarm == Alarm::Network && is_elsewhere && renewal.is_none() {
+                        renewal = self.renewal();
+                    }
+                }
                 reason = tunnel.failed() => break Ended::Failed(Failure::last(interface_failed(&reason))),
-                () = tokio::time::sleep_until(deadline), if confirmed.is_none() => {
+                () = sleep_until(deadline), if !carried.is_confirmed => {
                     break Ended::Failed(Failure::timeout("confirmation"));
                 }
             }
         };
-        tunnel.set_offline();
-        drop(wire_guard);
-        if confirmed.is_some_and(|since| since.elapsed() >= STABLE) {
-            self.backoff.reset();
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.set_offline();
         }
+        drop(retired);
+        self.leave(carried, ended, inbox).await
+    }
+
+    fn carried(&self, established: Established) -> Result<Carried, Failure> {
+        let tunnel = self.tunnel.as_ref().ok_or_else(|| Failure::last(no_tunnel()))?;
+        Ok(Carried::new(established, tunnel, &self.traffic, &self.shared))
+    }
+
+    fn open_gate(&self, hello: &Accepted) {
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.set_online(hello);
+        }
+    }
+
+    /// The server has confirmed the session: packets flow.
+    fn confirmed(&mut self, carried: &Carried) {
+        self.comeback.connected(clock::now());
+        let Some(tunnel) = &self.tunnel else { return };
+        tunnel.set_online(&carried.hello);
+        if self.shared.status().state == ConnectionState::Connected {
+            self.shared.set_switched(carried.server.clone(), carried.mtu.clone());
+        } else {
+            let dns = Some(tunnel.dns());
+            let status = Status { dns, ..status(&carried.hello, &carried.server) };
+            self.shared.set_connected(status, carried.mtu.clone());
+        }
+        if let Some(reply) = self.reply.take() {
+            answer(reply, Ok(assigned(&carried.hello)));
+        }
+    }
+
+    /// Says the goodbyes that an end permits.
+    async fn leave(
+        &mut self,
+        carried: Carried,
+        ended: Ended,
+        inbox: &mut Inbox,
+    ) -> Result<Interrupt, Failure> {
         match ended {
-            Ended::Link(end) => {
-                if confirmed.is_some() && is_cut(&end) {
-                    self.learn(link.silence_before_cut());
+            Ended::Connection(end) => {
+                if carried.is_confirmed && is_cut(&end) {
+                    self.learn(carried.silence_before_cut());
                 }
-                link.into_websocket().close(end.close_code(), "", CLOSE_WAIT).await;
+                carried.close(&end, CLOSE_WAIT).await;
                 Err(Failure::from(end))
             }
+            Ended::Gone(failure) => {
+                self.comeback.network_changed();
+                Err(failure)
+            }
             Ended::Failed(failure) => {
-                drop(timeout(GOODBYE, Box::pin(say_goodbye(link, &orders))).await);
+                drop(timeout(GOODBYE, Box::pin(carried.say_goodbye())).await);
                 Err(failure)
             }
             Ended::Interrupt(interrupt) => {
                 // The host is put back meanwhile: a server that is silent does not delay it.
                 let tunnel = self.tunnel.take();
-                let goodbye = inbox.goodbye(Box::pin(say_goodbye(link, &orders)));
+                let goodbye = inbox.goodbye(Box::pin(carried.say_goodbye()));
                 tokio::join!(goodbye, async {
                     if let Some(tunnel) = tunnel {
                         tunnel.close().await;
@@ -301,8 +470,7 @@ impl Run {
     /// Takes in how long a connection had been silent when it was cut.
     fn learn(&mut self, silence: Option<Duration>) {
         if let Some(silence) = silence
-            && self.keepalive_cap.learn(silence)
-            && let Some(interval) = self.keepalive_cap.get()
+            && let Some(interval) = self.comeback.learn(clock::now(), silence)
         {
             let message = format!(
                 "the connection was cut after {:.1} s of silence; from now on keepalives go out every {:.1} s at least",
@@ -324,19 +492,43 @@ fn backoff(reconnect: Reconnect) -> Backoff {
     Backoff::new(reconnect.base_delay, reconnect.max_delay, reconnect.max_attempts)
 }
 
-/// What ended a connection.
-enum Ended {
-    Interrupt(Interrupt),
-    Link(End),
-    Failed(Failure),
+/// Resolves when an application's packet waits for the next connection.
+async fn packet_waits(tunnel: Option<&Tunnel>) {
+    match tunnel {
+        Some(tunnel) => {
+            let queue = tunnel.queue();
+            poll_fn(|cx| queue.poll_waiting(cx)).await;
+        }
+        None => pending().await,
+    }
 }
 
-/// Tells the server that we leave, and closes (PROTOCOL §9).
-async fn say_goodbye(mut link: Link<Stream, Downlink>, orders: &mpsc::Sender<Order>) {
-    // The channel has room: this is its only order.
-    let _queued = orders.try_send(Order { code: DisconnectCode::ClientDisconnect, message: "" });
-    link.run().await;
-    link.into_websocket().close(CloseCode::Normal.as_u16(), "", GOODBYE).await;
+async fn alarm(vigil: &mut Option<Vigil>) -> Alarm {
+    match vigil {
+        Some(vigil) => vigil.next().await,
+        None => pending().await,
+    }
+}
+
+async fn attempted(renewal: &mut Option<Renewal>) -> Result<Established, Failure> {
+    match renewal {
+        Some(renewal) => renewal.await,
+        None => pending().await,
+    }
+}
+
+async fn run_out(retired: &mut Option<Retired>) {
+    match retired {
+        Some(retired) => retired.run_out().await,
+        None => pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
 }
 
 fn status(hello: &Accepted, server: &str) -> Status {

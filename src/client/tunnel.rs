@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::carried::Marks;
 use super::mtu::MtuFacts;
 use super::port::{Downlink, Gate, Uplink, Way};
 use super::resolvers::{Resolvers, Wanted};
 use super::shared::Shared;
 use crate::codec::hello::Accepted;
 use crate::config::ClientConfig;
-use crate::engine::{Task, pump};
+use crate::engine::{Task, clock, pump};
 use crate::error::VpnError;
 use crate::network::{HostChanges, Netlink};
 use crate::packet::{self, Ingress, Router};
@@ -120,6 +121,10 @@ impl Tunnel {
         if addresses != self.addresses {
             let index = self.tun.index();
             self.netlink.replace_addresses(index, &self.addresses.nets, &addresses.nets)?;
+            if addresses.nets != self.addresses.nets {
+                // What waits has the old addresses.
+                self.queue.discard(DropReason::Stale);
+            }
             self.netlink.set_up(index, addresses.mtu)?;
             self.addresses = addresses;
         }
@@ -194,25 +199,62 @@ impl Tunnel {
         hello: &Accepted,
         traffic: &Arc<Traffic>,
         shared: &Arc<Shared>,
+        marks: &Arc<Marks>,
     ) -> Downlink {
         // The hello's prefix lengths were checked when it was read.
         let v4 = Ipv4Net::new_assert(hello.assigned_ip, hello.prefix_length);
         let v6 = hello.v6.map(|v6| Ipv6Net::new_assert(v6.assigned_ip, v6.prefix_length));
         let ingress = Ingress::from_server(hello.mtu, v4, v6);
-        Downlink::new(Arc::clone(&self.tun), Arc::clone(traffic), Arc::clone(shared), ingress)
+        let (traffic, shared, marks) = (Arc::clone(traffic), Arc::clone(shared), Arc::clone(marks));
+        Downlink::new(Arc::clone(&self.tun), traffic, shared, marks, ingress)
     }
 
-    /// Opens the way into the queue, to a session of `hello`. What a route that was just under way has
-    /// put there since the last session is dropped.
+    /// Opens the way into the queue, to a session of `hello`, and out of it.
     pub(super) fn set_online(&self, hello: &Accepted) {
-        self.queue.discard(DropReason::Stale);
         self.gate.set(Some(way(hello)));
+        self.queue.release(clock::now());
+        self.tell_of_losses();
     }
 
-    /// Shuts the way into the queue, and drops what waits: the next session may be long in coming.
+    /// Lets packets wait for the next connection, though not for long.
     pub(super) fn set_offline(&self) {
-        self.gate.set(None);
-        self.queue.discard(DropReason::NotConnected);
+        self.queue.hold(clock::now());
+    }
+
+    /// Drops what has waited too long; to be called now and then while there is no connection.
+    pub(super) fn age(&self) {
+        self.queue.age(clock::now());
+        self.tell_of_losses();
+    }
+
+    /// Tells the senders of what waited for too long.
+    fn tell_of_losses(&self) {
+        self.gate.tell_unreachable(clock::now(), &self.tun, &self.queue.take_unreachable());
+    }
+
+    /// Puts the way to the server beside the tunnel right, which the host's own routes may have changed.
+    pub(super) async fn repin(&mut self, remotes: &[IpAddr]) {
+        for remote in remotes {
+            // Where no way leads there now, a later change will tell.
+            if let Err(error) = self.changes.repin_route(*remote).await {
+                tracing::debug!(%error, %remote, "no way past the tunnel");
+            }
+        }
+    }
+
+    /// The address that a connection to the server would leave from now.
+    pub(super) fn source_to(&self, remote: IpAddr) -> Option<IpAddr> {
+        self.netlink.source_to(remote).ok().flatten()
+    }
+
+    /// Whether the host still has an address; yes, if that cannot be told.
+    pub(super) fn has_address(&self, addr: IpAddr) -> bool {
+        self.netlink.has_address(addr).unwrap_or(true)
+    }
+
+    /// The interface's index.
+    pub(super) fn ifindex(&self) -> u32 {
+        self.tun.index()
     }
 
     /// The resolvers that the host has.
@@ -307,8 +349,8 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_when_the_connection_is_gone_is_counted_once() {
-        isolated("client::tunnel::tests::what_waits_when_the_connection_is_gone_is_counted_once", || {
+    fn what_waits_when_the_tunnel_ends_is_counted_once() {
+        isolated("client::tunnel::tests::what_waits_when_the_tunnel_ends_is_counted_once", || {
             block_on(async {
                 let config = json!({
                     "serverUrl": "ws://127.0.0.1:1/", "stateDir": null,
@@ -331,14 +373,13 @@ mod tests {
                     (packets, bytes)
                 };
                 let offline = DropReason::NotConnected;
-                push(1);
                 tunnel.set_online(&hello);
-                assert_eq!(lost(Priority::High, DropReason::Stale), (1, 500));
                 push(17);
                 push(17);
                 tunnel.set_offline();
-                assert_eq!(lost(Priority::Normal, offline), (2, 1000));
                 push(17);
+                assert_eq!(queue.len(), 3, "they wait for the next connection");
+                assert_eq!(lost(Priority::Normal, offline), (0, 0));
                 tunnel.close().await;
                 assert_eq!(lost(Priority::Normal, offline), (3, 1500));
                 push(17);

@@ -50,3 +50,16 @@ pub const RECONNECT_ATTEMPTS: Option<u32> = None;
 
 /// `stateDir` of a process that runs as root; others keep nothing.
 pub const STATE_DIR: &str = "/var/lib/smartvpn";
+
+/// `sessionGraceSecs`: how long a session waits for its client. Most interruptions are over by then; a client that
+/// comes later gets its address back all the same, unless somebody else has it.
+pub const SESSION_GRACE: Duration = Duration::from_secs(60);
+
+/// Range of `sessionGraceSecs`, in seconds: up to a day.
+pub const SESSION_GRACE_RANGE: RangeInclusive<u64> = 0..=86_400;
+
+/// `ticketMaxAgeSecs`: how long after a full handshake a session can be resumed (PROTOCOL §8).
+pub const TICKET_MAX_AGE: Duration = Duration::from_secs(86_400);
+
+/// Range of `ticketMaxAgeSecs`, in seconds: from a minute to 30 days.
+pub const TICKET_MAX_AGE_RANGE: RangeInclusive<u64> = 60..=2_592_000;

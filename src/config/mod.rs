@@ -15,6 +15,7 @@ mod tls;
 mod values;
 
 pub use client::{ClientConfig, Reconnect};
+pub(crate) use file::replace as replace_file;
 pub use file::{load_from_file, save_to_file};
 pub use proxy::ProxyChoice;
 pub use server::{ServerConfig, TlsPem};

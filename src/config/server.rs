@@ -37,13 +37,13 @@ static NAMES: Names = Names {
         "trustedProxies",
         "proxyProtocol",
         "sessionGraceSecs",
+        "ticketMaxAgeSecs",
         "congestionControl",
         "stateDir",
         "defaultRateLimitBytesPerSec",
         "defaultBurstBytes",
     ],
     later: &[
-        "ticketMaxAgeSecs",
         "auth",
         "clients",
         "authenticate",
@@ -91,6 +91,11 @@ pub struct ServerConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// `proxyProtocol`: connections from trusted proxies begin with a PROXY header, of version 1 or 2.
     pub proxy_protocol: bool,
+    /// `sessionGraceSecs`: how long a session outlives its connection, 0–86,400 s; 60 s unless given.
+    pub session_grace: Duration,
+    /// `ticketMaxAgeSecs`: how long after a full handshake a session can be resumed, 60–2,592,000 s; a day unless
+    /// given.
+    pub ticket_max_age: Duration,
     /// `congestionControl`: pacing of the outer connections.
     pub congestion_control: CongestionControl,
     /// `stateDir`: where state outlives the process.
@@ -120,7 +125,6 @@ impl ServerConfig {
     }
 
     fn read(config: &Object<'_>, base_dir: &Path) -> Result<Self, VpnError> {
-        config.optional("sessionGraceSecs", session_grace)?;
         let subnet = config.required("subnet", values::subnet)?;
         let subnet6 = config.optional("subnet6", values::subnet)?;
         let trusted_proxies = config.optional("trustedProxies", values::proxies)?.unwrap_or_default();
@@ -147,6 +151,12 @@ impl ServerConfig {
             tun_name: config.optional("tunName", values::tun_name)?,
             proxy_protocol: proxy_protocol(config, &trusted_proxies)?,
             trusted_proxies,
+            session_grace: config
+                .optional("sessionGraceSecs", |field| field.seconds(defaults::SESSION_GRACE_RANGE))?
+                .unwrap_or(defaults::SESSION_GRACE),
+            ticket_max_age: config
+                .optional("ticketMaxAgeSecs", |field| field.seconds(defaults::TICKET_MAX_AGE_RANGE))?
+                .unwrap_or(defaults::TICKET_MAX_AGE),
             congestion_control: config
                 .optional("congestionControl", values::congestion_control)?
                 .unwrap_or_default(),
@@ -160,11 +170,6 @@ impl ServerConfig {
     pub fn keepalive_interval_secs(&self) -> u16 {
         self.keepalive_interval.as_secs() as u16
     }
-}
-
-/// Sessions can't be resumed yet, so only 0 is true.
-fn session_grace(field: &Field<'_>) -> Result<u64, VpnError> {
-    field.integer(0..=0).map_err(|_| field.refuse("must be 0: this version can't resume sessions yet"))
 }
 
 /// The header is believed of trusted proxies only: without any, nobody could send one.
@@ -371,7 +376,8 @@ mod tests {
             (json!({ "proxyProtocol": "v2", "trustedProxies": ["10.0.0.1"] }), "proxyProtocol"),
             (json!({ "proxyProtocol": true }), "proxyProtocol"),
             (json!({ "proxyProtocol": true, "trustedProxies": [] }), "proxyProtocol"),
-            (json!({ "sessionGraceSecs": 60 }), "sessionGraceSecs"),
+            (json!({ "sessionGraceSecs": 86_401 }), "sessionGraceSecs"),
+            (json!({ "ticketMaxAgeSecs": 59 }), "ticketMaxAgeSecs"),
             (json!({ "congestionControl": null }), "congestionControl"),
             (json!({ "stateDir": 1 }), "stateDir"),
             (json!({ "enableNAT": true }), "enableNAT"),

@@ -80,6 +80,9 @@ pub trait Port: Send {
     /// The peer sent a keepalive.
     fn keepalive_came(&mut self) {}
 
+    /// The keys have nine tenths of their service behind them.
+    fn keys_aging(&mut self) {}
+
     /// Gives back memory that traffic no longer needs, at the slow pace of keepalives.
     fn rest(&mut self) {}
 
@@ -99,6 +102,8 @@ pub struct Link<S, P> {
     traffic: Arc<Traffic>,
     orders: mpsc::Receiver<Order>,
     leaving: Option<Leaving>,
+    /// Packets leave by another link from now on.
+    retired: bool,
     batch: Batch,
     /// How much to seal at a time on a slow path.
     quantum: Option<Quantum>,
@@ -138,6 +143,7 @@ where
             traffic,
             orders,
             leaving: None,
+            retired: false,
             batch: Batch::default(),
             quantum: None,
             meter: None,
@@ -182,9 +188,26 @@ where
         self.session.silence_before_cut(clock::now(), self.websocket.is_flushed())
     }
 
-    /// The connection, to be closed.
-    pub fn into_websocket(self) -> WebSocket<S> {
-        self.websocket
+    /// Asks the peer whether it is there, as soon as the link runs.
+    pub fn probe(&mut self) {
+        self.session.probe(clock::now(), &mut rand::rng());
+    }
+
+    /// Leaves the packets that wait to another link; what comes is still delivered.
+    pub const fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Closes the connection: Close, and the wait for the peer's, `wait` at most. What a client has sent before it
+    /// saw that another connection took this one's place is still delivered.
+    pub async fn close(self, code: u16, wait: Duration) {
+        let Self { websocket, mut session, mut port, .. } = self;
+        let deliver = |message: &mut [u8]| {
+            // The connection is closed already: a fault changes nothing.
+            let _ended = session.handle_message(clock::now(), message, |record| port.deliver(record));
+            port.delivered();
+        };
+        websocket.close_with(code, "", wait, deliver).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -196,7 +219,9 @@ where
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
-            self.tokens_at.1 = self.port.release(cx, now);
+            if self.leaving.is_none() {
+                self.tokens_at.1 = self.port.release(cx, now);
+            }
             let timed = self.poll_timer(cx, now);
             if let Some(end) = self.events() {
                 return Poll::Ready(end);
@@ -288,6 +313,7 @@ where
                 Event::TimedOut => self.port.timed_out(&self.session.quality()),
                 Event::PeerDead => return Some(End::DeadPeer),
                 Event::Disconnected(disconnect) => return Some(End::Peer(disconnect)),
+                Event::KeysAging => self.port.keys_aging(),
                 Event::KeysSpent => return Some(End::KeysSpent),
             }
         }
@@ -310,11 +336,12 @@ where
     /// Seals what waits into one message: control frames first, then packets. False if there is
     /// nothing; then the queue wakes this task.
     fn fill(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, End> {
+        let takes_packets = self.leaving.is_none() && !self.retired;
         let Self { websocket, session, queue, batch, quantum, meter, tokens_at, leaving, traffic, .. } = self;
         let most = quantum.as_ref().map_or(BATCH_BYTES, |quantum| quantum.bytes().min(BATCH_BYTES));
         // What the batch held is sealed already; an end that leaves seals no more packets.
-        let count = match leaving {
-            None => {
+        let count = match takes_packets {
+            true => {
                 let allowance = match meter {
                     Some(meter) => meter.allowance(now, most),
                     None => Allowance::unlimited(most),
@@ -329,7 +356,7 @@ where
                 }
                 count
             }
-            Some(_) => 0,
+            false => 0,
         };
         websocket
             .queue_message(|out| {

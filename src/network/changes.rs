@@ -55,6 +55,13 @@ impl HostChanges {
         self.step(move |ledger| ledger.pin_route(server)).await
     }
 
+    /// Pins the server's address to the way that the host's own routes have for it now, where that is another one
+    /// than [`pin_route`](Self::pin_route) found: the host has moved to another network. Without any way the old pin
+    /// stays.
+    pub async fn repin_route(&mut self, server: IpAddr) -> Result<(), NetworkError> {
+        self.step(move |ledger| ledger.repin_route(server)).await
+    }
+
     /// Makes IPv6 unreachable, so that it does not leave beside a tunnel that has none.
     ///
     /// Routes more specific than a half of ::/0 still hold: the host's own links, and a pinned server.

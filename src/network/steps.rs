@@ -51,6 +51,24 @@ impl Ledger {
         })
     }
 
+    /// Pins the way to `server` anew, if the host's other routes would lead there another way by now.
+    pub(super) fn repin_route(&mut self, server: IpAddr) -> Result<(), NetworkError> {
+        let netlink = Netlink::open()?;
+        let any = Change::Route(Route::to_itself(server));
+        if let Some(pinned @ Change::Route(route)) = self.find(&any).cloned().as_ref() {
+            let routes = netlink.kernel_routes()?.into_iter().filter(|other| !other.is_set_by(route));
+            let tunnel = netlink.links()?.into_iter().find(|link| link.name == self.instance);
+            let best = best_route(routes.collect(), server, tunnel.map(|link| link.index));
+            match best {
+                Some(best) if (best.ifindex, best.gateway) != (route.ifindex, route.gateway) => {
+                    self.withdraw(pinned)?;
+                }
+                _ => return self.pin_route(server),
+            }
+        }
+        self.pin_route(server)
+    }
+
     /// Sends what goes to `resolver` into the interface; whether that needed a route.
     pub(super) fn route_resolver(&mut self, resolver: IpAddr, ifindex: u32) -> Result<bool, NetworkError> {
         let netlink = Netlink::open()?;

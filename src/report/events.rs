@@ -30,6 +30,8 @@ pub enum Event {
     Quality(QualityReport),
     /// A client's session began.
     ClientConnected(Box<ClientInfo>),
+    /// A client came back: its session goes on by another connection.
+    ClientResumed(Box<ClientInfo>),
     /// A client's session ended.
     ClientDisconnected {
         /// The session's id.
@@ -64,6 +66,7 @@ impl Event {
             Self::Status(_) => "status",
             Self::Quality(_) => "quality",
             Self::ClientConnected(_) => "client-connected",
+            Self::ClientResumed(_) => "client-resumed",
             Self::ClientDisconnected { .. } => "client-disconnected",
             Self::Warning { .. } => "warning",
             Self::Failed(_) => "exit",
@@ -76,7 +79,7 @@ impl Event {
         match self {
             Self::Status(status) => json!(status),
             Self::Quality(quality) => json!(quality),
-            Self::ClientConnected(info) => json!(info),
+            Self::ClientConnected(info) | Self::ClientResumed(info) => json!(info),
             Self::ClientDisconnected { client_id, reason } => {
                 json!({ "clientId": client_id, "reason": reason })
             }

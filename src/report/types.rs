@@ -316,8 +316,10 @@ pub struct ClientInfo {
     /// The client's IPv6 tunnel address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub assigned_ip6: Option<Ipv6Addr>,
-    /// Where the connection comes from, behind trusted proxies too.
-    pub remote_addr: String,
+    /// Where the connection comes from or last came from, behind trusted proxies too; unknown of a client of an
+    /// earlier process that has not come back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_addr: Option<String>,
     /// The client's own label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

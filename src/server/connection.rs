@@ -1,33 +1,30 @@
 //! One connection, from TCP to its end.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-use super::hub::Hub;
-use super::peer::{Identity, Peer};
+use super::hub::{HANDSHAKE_TIMEOUT, Hub};
+use super::peer::{Identity, Peer, Present};
 use super::port::Uplink;
 use super::reservation::Reservation;
 use super::source::{client_address, is_trusted};
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::DisconnectCode;
 use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCode, Rejection, VERSION};
-use crate::engine::{End, Link, Meter, Port, Seat, clock};
+use crate::engine::{End, Link, Meter, Order, Port, Seat, clock};
 use crate::network::delete_conntrack;
-use crate::packet::Intake;
+use crate::packet::{Intake, Record};
 use crate::report::DisconnectReason;
-use crate::session::{Listening, Opened, Request, Session, Unconfirmed};
+use crate::session::roster::Wish;
+use crate::session::{AfterRefusal, Listening, Opened, Request, Session, Unconfirmed};
 use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, read_proxy_header, upgrade};
 use crate::tunnel::Tun;
-
-/// From accepting TCP to the confirmed session (PROTOCOL §3).
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the peer of a refused connection has to answer our Close.
 const CLOSE_WAIT: Duration = Duration::from_millis(500);
@@ -56,6 +53,8 @@ enum Refused {
     Hello,
     #[error("the handshake took too long")]
     Timeout,
+    #[error("the session ended meanwhile")]
+    Gone,
 }
 
 /// Where a connection is served.
@@ -100,8 +99,9 @@ async fn begin(
         .inspect_err(|error| tracing::debug!(%from, %error, "no tunnel came of a connection"))
         .ok()?;
     let source = client_address(from, &upgraded.forwarded_for, &hub.config.trusted_proxies);
+    let source = SocketAddr::new(source, from.port());
     let mut websocket = upgraded.websocket;
-    let handshake = Handshake { hub, place, source, port: from.port(), deadline };
+    let handshake = Handshake { hub, place, source, deadline };
     match handshake.run(&mut websocket).await {
         Ok(up) => {
             drop(permit);
@@ -136,8 +136,7 @@ async fn peer(hub: &Hub, tcp: &mut TcpStream, from: SocketAddr, deadline: Instan
 struct Handshake<'a> {
     hub: &'a Arc<Hub>,
     place: &'a Place,
-    source: IpAddr,
-    port: u16,
+    source: SocketAddr,
     deadline: Instant,
 }
 
@@ -146,8 +145,7 @@ struct Up {
     session: Session,
     peer: Arc<Peer>,
     port: Uplink,
-    orders: mpsc::Receiver<crate::engine::Order>,
-    reservation: Reservation,
+    orders: mpsc::Receiver<Order>,
 }
 
 /// Why, and what the connection is closed with; none if it is gone already.
@@ -155,13 +153,10 @@ type Ended = (Refused, Option<u16>);
 
 impl Handshake<'_> {
     async fn run(&self, websocket: &mut Socket) -> Result<Up, Ended> {
-        let request = self.first_message(websocket).await?;
+        let (request, reservation) = self.request(websocket).await?;
         let (name, mtu) = (request.hello().name.clone(), self.mtu(request.hello()));
         let intake = Intake { mtu, offload: request.features().offload };
-        let (reservation, hello) = match self.reserve(mtu).await {
-            Ok(reserved) => reserved,
-            Err(code) => return Err(self.reject(websocket, request, code).await),
-        };
+        let hello = self.hello(&reservation, mtu).await?;
         let (unconfirmed, frame) = request.accept(&hello, &mut rand::rng()).map_err(session_failed)?;
         self.send(websocket, &frame).await?;
         let identity = Identity {
@@ -171,99 +166,106 @@ impl Handshake<'_> {
             prefix_length: hello.prefix_length,
             intake,
             name,
-            remote: self.source,
-            port: self.port,
         };
         self.confirmation(websocket, unconfirmed, identity, reservation).await
     }
 
-    /// The client's first message, opened.
-    async fn first_message(&self, websocket: &mut Socket) -> Result<Request, Ended> {
-        let message = self.receive(websocket).await?;
-        let listening = Listening::new(Arc::clone(&self.hub.keypair));
-        let opened = {
-            let mut admission = self.hub.admission();
-            listening.handle_message(clock::now(), &mut rand::rng(), &mut admission.replay, message)
-        };
-        match opened.map_err(session_failed)? {
-            Opened::Request(request) => Ok(*request),
-            Opened::Refused { frame, close } => {
-                self.send(websocket, &frame).await?;
-                Err((Refused::Hello, Some(close.as_u16())))
+    /// A first message that can be granted. One whose ticket is refused may be followed by another (PROTOCOL §8).
+    async fn request(&self, websocket: &mut Socket) -> Result<(Request, Reservation), Ended> {
+        let mut listening = Listening::new(Arc::clone(&self.hub.keypair));
+        loop {
+            let message = self.receive(websocket).await?;
+            let opened = {
+                let mut members = self.hub.members();
+                listening.handle_message(clock::now(), &mut rand::rng(), &mut members.replay, message)
+            };
+            let (frame, then, why) = match opened.map_err(session_failed)? {
+                Opened::Refused { frame, then } => (frame, then, Refused::Hello),
+                Opened::Request(request) => {
+                    let request = *request;
+                    let wish = match request.is_resume() {
+                        true => Wish::Resume(request.hello().ticket.as_ref()),
+                        false => Wish::New,
+                    };
+                    let code = match Reservation::take(self.hub, self.source.ip(), wish) {
+                        Ok(reservation) => return Ok((request, reservation)),
+                        Err(code) => code,
+                    };
+                    let (frame, then) =
+                        request.reject(rejection(&code), &mut rand::rng()).map_err(session_failed)?;
+                    (frame, then, Refused::Rejected(code))
+                }
+            };
+            self.send(websocket, &frame).await?;
+            match then {
+                AfterRefusal::Listen(again) => listening = again,
+                AfterRefusal::Close(code) => return Err((why, Some(code.as_u16()))),
             }
         }
     }
 
-    /// Addresses for this client, and what it is told of them.
-    async fn reserve(&self, mtu: u16) -> Result<(Reservation, Accepted), RejectCode> {
-        let reservation = Reservation::take(self.hub, self.source)?;
-        let lease = &reservation.lease;
+    /// What the client is told of what it is promised.
+    async fn hello(&self, reservation: &Reservation, mtu: u16) -> Result<Accepted, Ended> {
+        let Some(offer) = reservation.offer() else { return Err((Refused::Gone, None)) };
         // An address that had not rested: what its last holder left must not reach the next one.
-        for addr in lease.early() {
-            if let Err(error) = delete_conntrack(addr).await {
+        for addr in &offer.early {
+            if let Err(error) = delete_conntrack(*addr).await {
                 tracing::warn!(%error, "connection tracking entries of a reused address remain");
             }
         }
         let config = &self.hub.config;
-        let v6 = lease.v6.zip(config.subnet6).map(|(lease, subnet)| AcceptedV6 {
-            assigned_ip: lease.addr,
+        let v6 = offer.addresses.v6.zip(config.subnet6).map(|(addr, subnet)| AcceptedV6 {
+            assigned_ip: addr,
             prefix_length: subnet.prefix_len(),
             gateway: subnet.server(),
         });
-        let hello = Accepted {
+        Ok(Accepted {
             version: VERSION,
             features: Features::NONE,
-            client_id: new_client_id(),
-            assigned_ip: lease.v4.addr,
+            client_id: offer.client_id.clone(),
+            assigned_ip: offer.addresses.v4,
             prefix_length: config.subnet.prefix_len(),
             gateway: config.subnet.server(),
             v6,
             mtu,
             keepalive_interval_secs: whole_seconds(config.keepalive_interval),
             dns: config.dns.clone(),
-            ticket: None,
+            ticket: reservation.ticket(),
             mlkem768: None,
-        };
-        Ok((reservation, hello))
-    }
-
-    async fn reject(&self, websocket: &mut Socket, request: Request, code: RejectCode) -> Ended {
-        let message = match code {
-            RejectCode::PoolExhausted => "no address is left",
-            RejectCode::ShuttingDown => "the server is stopping",
-            _ => "the server is full",
-        };
-        let rejection = Rejection { version: VERSION, code: code.clone(), message: message.to_owned() };
-        let (frame, close) = match request.reject(rejection, &mut rand::rng()) {
-            Ok(rejected) => rejected,
-            Err(error) => return session_failed(error),
-        };
-        match self.send(websocket, &frame).await {
-            Ok(()) => (Refused::Rejected(code), Some(close.as_u16())),
-            Err(ended) => ended,
-        }
+        })
     }
 
     /// Waits for the client's proof that it made the first message itself (PROTOCOL §3). Only then
-    /// is it routed and announced.
+    /// is it routed and announced, and only then is an older connection of its session closed.
     async fn confirmation(
         &self,
         websocket: &mut Socket,
         unconfirmed: Unconfirmed,
         identity: Identity,
-        mut reservation: Reservation,
+        reservation: Reservation,
     ) -> Result<Up, Ended> {
         let message = self.receive(websocket).await?;
+        // What stands behind the confirmation in its message is short, and rare.
+        let mut behind = Vec::new();
+        let session = unconfirmed
+            .handle_message(clock::now(), &mut rand::rng(), message, |record| {
+                behind.push((record.packet.to_vec(), record.offload));
+            })
+            .map_err(session_failed)?;
         let (order_sender, orders) = mpsc::channel(ORDERS);
-        let peer = Arc::new(Peer::new(identity, order_sender, self.hub.config.default_rate_limit));
+        let connection = self.hub.new_connection();
+        let present = Present { connection, remote: self.source, orders: order_sender };
+        let Some(peer) = self.hub.confirm(reservation, identity, present) else {
+            return Err((Refused::Gone, Some(CloseCode::PolicyViolation.as_u16())));
+        };
+        self.hub.tell_of_losses(&peer, &self.place.queue);
+        self.hub.leases_kept().await;
         let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer), Arc::clone(&self.place.queue));
-        let confirmed = unconfirmed
-            .handle_message(clock::now(), &mut rand::rng(), message, |record| port.deliver(record));
-        let session = confirmed.map_err(session_failed)?;
+        for (packet, offload) in &mut behind {
+            port.deliver(Record { packet, offload: *offload });
+        }
         port.delivered();
-        reservation.confirm();
-        self.hub.register(&peer);
-        Ok(Up { session, peer, port, orders, reservation })
+        Ok(Up { session, peer, port, orders })
     }
 
     async fn receive<'w>(&self, websocket: &'w mut Socket) -> Result<&'w mut [u8], Ended> {
@@ -293,9 +295,9 @@ impl Handshake<'_> {
 }
 
 impl Up {
-    /// What carries packets until the session ends.
+    /// What carries packets until the connection ends.
     fn carry(self, hub: &Arc<Hub>, websocket: Socket) -> Running {
-        let Self { session, peer, port, orders, reservation } = self;
+        let Self { session, peer, port, orders } = self;
         let (queue, traffic) = (Arc::clone(&peer.queue), Arc::clone(&peer.traffic));
         if hub.is_closing() {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
@@ -304,8 +306,9 @@ impl Up {
         let meter = Meter::new(Arc::clone(&peer.limits));
         let link = Link::new(websocket, session, port, queue, traffic, orders);
         let link = link.with_quantum(quantum).with_meter(meter);
-        let registered = Registered { hub: Arc::clone(hub), peer, reason: DisconnectReason::ConnectionLost };
-        Running { link, registered, reservation }
+        let registered =
+            Registered { hub: Arc::clone(hub), peer, fate: Fate::Lost(DisconnectReason::ConnectionLost) };
+        Running { link, registered }
     }
 }
 
@@ -313,45 +316,66 @@ impl Up {
 struct Running {
     link: Link<Stream, Uplink>,
     registered: Registered,
-    reservation: Reservation,
 }
 
 impl Running {
-    /// Says the goodbyes of a session that has ended.
+    /// Says the goodbyes of a connection that has ended.
     fn leave(self: Box<Self>, end: &End) -> Pin<Box<impl Future<Output = ()> + use<>>> {
-        let Self { link, mut registered, reservation } = *self;
+        let Self { link, mut registered } = *self;
         // Nothing is routed to it any more, while the goodbyes are said.
-        registered.reason = reason(end);
+        registered.fate = fate(end);
         drop(registered);
         let code = end.close_code();
-        Box::pin(async move {
-            link.into_websocket().close(code, "", GOODBYE).await;
-            drop(reservation);
-        })
+        Box::pin(link.close(code, GOODBYE))
     }
 }
 
-/// Takes the client out of the tables on every way out, a panic in its task included.
+/// What becomes of a session whose connection has ended.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// It waits for the client.
+    Lost(DisconnectReason),
+    /// It is over.
+    Ended(DisconnectReason),
+}
+
+/// Tells the hub on every way out, a panic in the connection's task included.
 struct Registered {
     hub: Arc<Hub>,
     peer: Arc<Peer>,
-    reason: DisconnectReason,
+    fate: Fate,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.hub.unregister(&self.peer, self.reason);
+        match self.fate {
+            Fate::Lost(reason) => self.hub.lost(&self.peer, reason),
+            Fate::Ended(reason) => self.hub.ended(&self.peer, reason),
+        }
     }
 }
 
-const fn reason(end: &End) -> DisconnectReason {
+/// Anyone on the way can cut a connection or spoil what it carries: only the two ends' own words end a session.
+const fn fate(end: &End) -> Fate {
     match end {
-        End::Peer(_) => DisconnectReason::ClientDisconnect,
-        End::Local(code) => local_reason(*code),
-        End::Lost(_) | End::KeysSpent => DisconnectReason::ConnectionLost,
-        End::BadMessage(_) | End::BadFrame(_) => DisconnectReason::ProtocolError,
-        End::DeadPeer => DisconnectReason::DeadPeer,
+        End::Peer(_) => Fate::Ended(DisconnectReason::ClientDisconnect),
+        End::Local(code) => Fate::Ended(local_reason(*code)),
+        End::Lost(_) | End::KeysSpent => Fate::Lost(DisconnectReason::ConnectionLost),
+        End::BadMessage(_) | End::BadFrame(_) => Fate::Lost(DisconnectReason::ProtocolError),
+        End::DeadPeer => Fate::Lost(DisconnectReason::DeadPeer),
     }
+}
+
+fn rejection(code: &RejectCode) -> Rejection {
+    let message = match code {
+        RejectCode::PoolExhausted => "no address is left",
+        RejectCode::ShuttingDown => "the server is stopping",
+        RejectCode::TicketExpired => "the ticket has expired",
+        RejectCode::TicketInvalid => "the ticket is not valid here",
+        RejectCode::Unauthorized => "the client was removed",
+        _ => "the server is full",
+    };
+    Rejection { version: VERSION, code: code.clone(), message: message.to_owned() }
 }
 
 const fn local_reason(code: DisconnectCode) -> DisconnectReason {
@@ -374,9 +398,4 @@ fn session_failed(error: crate::session::SessionError) -> Ended {
 /// The hello speaks in whole seconds, from 5 to 120; so does the configuration.
 fn whole_seconds(interval: Duration) -> u16 {
     u16::try_from(interval.as_secs()).unwrap_or(u16::MAX)
-}
-
-/// 128 random bits: unguessable, and never given twice.
-fn new_client_id() -> String {
-    format!("{:032x}", rand::rng().random::<u128>())
 }

@@ -4,20 +4,37 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::{IpNet, Ipv4Net};
+use tokio::sync::Notify;
+use tokio::time::sleep_until;
 
-use super::admission::Admission;
-use super::peer::Peer;
+use super::lease_file::LeaseFile;
+use super::peer::{Identity, Peer, Present};
+use super::port::tell_unreachable;
+use super::reservation::Reservation;
+use crate::addr::Addresses;
 use crate::codec::disconnect::DisconnectCode;
 use crate::config::ServerConfig;
 use crate::crypto::keys::Keypair;
+use crate::crypto::ticket::TicketKey;
 use crate::engine::clock;
-use crate::packet::{Offload, Router, count_drop};
+use crate::network::delete_conntrack;
+use crate::packet::{Intake, Offload, Router, count_drop};
+use crate::qos::RateLimit;
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
+use crate::session::replay::ReplayCache;
+use crate::session::roster::{ConnectionId, Lost, Roster, Rules, Saved};
 use crate::telemetry::{DropReason, Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
+use crate::tunnel::Tun;
+
+/// From accepting TCP to the confirmed session (PROTOCOL §3).
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often packets that wait for clients that are away are looked at: a fraction of what they may wait.
+const AGING: Duration = Duration::from_millis(500);
 
 /// The shared state of a serving server.
 pub(super) struct Hub {
@@ -35,10 +52,21 @@ pub(super) struct Hub {
     traffic: Traffic,
     /// Read once a batch of packets, written when a client comes or goes.
     table: RwLock<Table>,
-    admission: Mutex<Admission>,
+    /// Where there are both, the table's lock is taken after this one.
+    members: Mutex<Members>,
+    leases: Option<LeaseFile>,
+    /// Somebody's grace may end sooner than the last one looked for.
+    graces: Notify,
+    connections: AtomicU64,
     confirmed: AtomicU64,
     closing: AtomicBool,
     since: Instant,
+}
+
+/// Who may come in.
+pub(super) struct Members {
+    pub(super) roster: Roster,
+    pub(super) replay: ReplayCache,
 }
 
 /// The clients by id and by address.
@@ -56,16 +84,33 @@ impl Table {
     pub(super) fn by_address(&self, addr: IpAddr) -> Option<&Peer> {
         self.by_address.get(&addr).map(|peer| &**peer)
     }
+
+    /// Puts a client in, or another connection in the place of its last.
+    fn insert(&mut self, peer: &Arc<Peer>) {
+        for addr in addresses_of(peer) {
+            self.by_address.insert(addr, Arc::clone(peer));
+        }
+        if self.by_id.insert(peer.id.clone(), Arc::clone(peer)).is_none() {
+            self.order.push(peer.id.clone());
+        }
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Arc<Peer>> {
+        let peer = self.by_id.remove(id)?;
+        for addr in addresses_of(&peer) {
+            self.by_address.remove(&addr);
+        }
+        self.order.retain(|known| known != id);
+        Some(peer)
+    }
 }
 
 impl Hub {
-    pub(super) fn new(
-        config: ServerConfig,
-        tls: Option<ServerTls>,
-        admission: Admission,
-        events: Events,
-    ) -> Self {
-        Self {
+    pub(super) fn new(config: ServerConfig, tls: Option<ServerTls>, events: Events) -> Self {
+        let key = TicketKey::derive(&config.keypair.private);
+        let members =
+            Members { roster: Roster::new(rules(&config), key), replay: ReplayCache::new(HANDSHAKE_TIMEOUT) };
+        let mut hub = Self {
             keypair: Arc::new(config.keypair.clone()),
             tls,
             upgrade: UpgradeOptions { path: config.path.clone(), congestion: config.congestion_control },
@@ -75,37 +120,131 @@ impl Hub {
             nets: nets(&config),
             traffic: Traffic::default(),
             table: RwLock::default(),
-            admission: Mutex::new(admission),
+            members: Mutex::new(members),
+            leases: None,
+            graces: Notify::new(),
+            connections: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             since: clock::now(),
             config,
+        };
+        hub.take_up_leases();
+        hub
+    }
+
+    /// Lists the clients of an earlier process: they may come back.
+    fn take_up_leases(&mut self) {
+        let Some((file, saved)) = LeaseFile::open(&self.config) else { return };
+        self.leases = Some(file);
+        let Some(saved) = saved else { return };
+        for (id, Addresses { v4, v6 }, limit) in self.members().roster.restore(clock::now(), saved) {
+            let prefix_length = self.config.subnet.prefix_len();
+            let intake = Intake { mtu: self.config.mtu, offload: false };
+            let identity = Identity { id, v4, v6, prefix_length, intake, name: None };
+            let peer = Peer::new(identity, None, rate_limit(limit));
+            peer.hold();
+            self.table_mut().insert(&Arc::new(peer));
         }
     }
 
-    /// A confirmed session: from now on it is routed, listed and announced.
-    pub(super) fn register(&self, peer: &Arc<Peer>) {
-        let mut table = self.table_mut();
-        table.by_address.insert(peer.v4.into(), Arc::clone(peer));
-        if let Some(v6) = peer.v6 {
-            table.by_address.insert(v6.into(), Arc::clone(peer));
+    /// A number for a connection.
+    pub(super) fn new_connection(&self) -> ConnectionId {
+        self.connections.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A connection has confirmed its keys: from now on it is the client's, routed, listed and announced. `None` if
+    /// the session has ended meanwhile.
+    pub(super) fn confirm(
+        &self,
+        reservation: Reservation,
+        identity: Identity,
+        present: Present,
+    ) -> Option<Arc<Peer>> {
+        let limit = rate_limit(reservation.offer()?.limit);
+        let offer = reservation.into_offer()?;
+        let mut members = self.members();
+        let confirmed = members.roster.confirm(offer, present.connection)?;
+        let old = if confirmed.resumed { self.find(&confirmed.client_id) } else { None };
+        let peer = match &old {
+            Some(old) => old.resumed(identity, present),
+            None => Peer::new(identity, Some(present), limit),
+        };
+        let peer = Arc::new(peer);
+        match old {
+            Some(old) => self.resume(&old, &peer),
+            None => self.register(&peer),
         }
-        table.by_id.insert(peer.id.clone(), Arc::clone(peer));
-        table.order.push(peer.id.clone());
-        drop(table);
+        Some(peer)
+    }
+
+    /// A new session.
+    pub(super) fn register(&self, peer: &Arc<Peer>) {
+        self.table_mut().insert(peer);
         self.confirmed.fetch_add(1, Ordering::Relaxed);
         self.events.emit(Event::ClientConnected(Box::new(peer.info())));
     }
 
-    /// The session is over.
-    pub(super) fn unregister(&self, peer: &Peer, reason: DisconnectReason) {
-        let mut table = self.table_mut();
-        table.by_address.remove(&peer.v4.into());
-        if let Some(v6) = peer.v6 {
-            table.by_address.remove(&v6.into());
+    /// A session goes on by another connection.
+    fn resume(&self, old: &Peer, peer: &Arc<Peer>) {
+        self.table_mut().insert(peer);
+        // Its link seals no more packets once it has the order; what it has sealed already still leaves by it.
+        old.end(DisconnectCode::Replaced, "the session goes on by another connection");
+        peer.set_online();
+        self.events.emit(Event::ClientResumed(Box::new(peer.info())));
+    }
+
+    /// A connection was lost, or broken by somebody on the way: its session waits for the client.
+    pub(super) fn lost(&self, peer: &Peer, reason: DisconnectReason) {
+        let Some(connection) = peer.connection else { return };
+        let mut members = self.members();
+        match members.roster.lost(clock::now(), &peer.id, connection) {
+            Lost::Replaced => {}
+            Lost::Away => {
+                peer.set_away(reason);
+                self.graces.notify_one();
+            }
+            Lost::Ended(addresses) => self.unregister(&peer.id, Some(addresses), reason),
         }
-        table.by_id.remove(&peer.id);
-        table.order.retain(|id| *id != peer.id);
+    }
+
+    /// A connection was ended by one of its ends, and its session with it, if it still was the session's.
+    pub(super) fn ended(&self, peer: &Peer, reason: DisconnectReason) {
+        let mut members = self.members();
+        let is_current =
+            peer.connection.is_some_and(|connection| members.roster.is_current(&peer.id, connection));
+        if is_current {
+            let addresses = members.roster.end(clock::now(), &peer.id);
+            self.unregister(&peer.id, addresses, reason);
+        }
+    }
+
+    /// The operator wants a client gone: its tickets are void, and its session over as soon as it has been told.
+    pub(super) fn kick(&self, id: &str) -> Option<Arc<Peer>> {
+        let mut members = self.members();
+        let peer = self.find(id)?;
+        members.roster.revoke(unix_now(), id);
+        match peer.away() {
+            None => peer.end(DisconnectCode::Kicked, "disconnected by the server's operator"),
+            Some(_) => {
+                let addresses = members.roster.end(clock::now(), id);
+                self.unregister(id, addresses, DisconnectReason::Kicked);
+            }
+        }
+        Some(peer)
+    }
+
+    /// Holds a client to another limit.
+    pub(super) fn set_limit(&self, peer: &Peer, limit: Option<RateLimit>) {
+        peer.set_limit(limit);
+        self.members().roster.set_limit(&peer.id, limit.map(|limit| (limit.rate(), limit.burst())));
+        self.touch_leases();
+    }
+
+    /// A session is over. Called under the members' lock, so that nobody finds it half gone.
+    pub(super) fn unregister(&self, id: &str, addresses: Option<Addresses>, reason: DisconnectReason) {
+        let mut table = self.table_mut();
+        let Some(peer) = table.remove(id) else { return };
         // No producer has a queue now, so what is counted here is all of it. What came from the client and
         // was held back had not been delivered in time because of its limit.
         peer.queue.close();
@@ -116,6 +255,74 @@ impl Hub {
         drop(table);
         self.events.emit(Event::ClientDisconnected { client_id: peer.id.clone(), reason });
         peer.set_ended();
+        if !self.is_closing() {
+            self.touch_leases();
+            forget_flows(addresses);
+        }
+    }
+
+    /// Ends the sessions of clients that do not come back, and lets what waits for them grow no older than it
+    /// may. Never ends.
+    pub(super) async fn watch_graces(&self, tun: &Tun) {
+        loop {
+            let next = self.members().roster.poll_timeout();
+            let Some(next) = next else {
+                self.graces.notified().await;
+                continue;
+            };
+            let soon = next.min(clock::now() + AGING);
+            tokio::select! {
+                () = sleep_until(soon.into()) => {}
+                () = self.graces.notified() => {}
+            }
+            let now = clock::now();
+            self.age_waiting(now, tun);
+            let mut members = self.members();
+            for (id, addresses) in members.roster.expire(now) {
+                let reason = self.find(&id).and_then(|peer| peer.away());
+                self.unregister(&id, Some(addresses), reason.unwrap_or(DisconnectReason::ConnectionLost));
+            }
+        }
+    }
+
+    /// Drops what has waited too long for clients that are away, and tells its senders.
+    fn age_waiting(&self, now: Instant, tun: &Tun) {
+        let table = self.table();
+        for peer in table.by_id.values().filter(|peer| peer.away().is_some()) {
+            peer.age(now);
+            tell_unreachable(self, &table, tun, now, peer, &peer.queue.take_unreachable());
+        }
+    }
+
+    /// Tells the senders of what was lost while a client was away that it is there again.
+    pub(super) fn tell_of_losses(&self, peer: &Peer, tun: &Tun) {
+        tell_unreachable(self, &self.table(), tun, clock::now(), peer, &peer.queue.take_unreachable());
+    }
+
+    /// Writes leases whenever they change. Never ends.
+    pub(super) async fn keep_leases(self: &Arc<Self>) {
+        match &self.leases {
+            Some(leases) => leases.run(self).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Resolves when what the roster has is on the disk.
+    pub(super) async fn leases_kept(&self) {
+        if let Some(leases) = &self.leases {
+            leases.keep().await;
+        }
+    }
+
+    fn touch_leases(&self) {
+        if let Some(leases) = &self.leases {
+            leases.touch();
+        }
+    }
+
+    /// What must outlive the process.
+    pub(super) fn save(&self) -> Saved {
+        self.members().roster.save(clock::now())
     }
 
     /// Counts a packet that belongs to no client.
@@ -160,9 +367,13 @@ impl Hub {
         self.nets.iter().any(|(net, own)| net.contains(&addr) && addr != *own)
     }
 
-    /// Tells every client that the server stops; new ones are refused.
+    /// Tells every client that the server stops; new ones are refused. Their sessions wait on the disk for the next
+    /// start.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
+        if let Some(leases) = &self.leases {
+            leases.write_last(&self.save());
+        }
         for peer in self.table().by_id.values() {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
         }
@@ -176,8 +387,9 @@ impl Hub {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn admission(&self) -> MutexGuard<'_, Admission> {
-        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Nothing panics while it is held, so a poisoned lock cannot hold half a change.
+    pub(super) fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing panics while it is held, so a poisoned lock cannot hold half a change.
@@ -196,4 +408,43 @@ fn nets(config: &ServerConfig) -> Vec<(IpNet, IpAddr)> {
     let v4 = (IpNet::V4(config.subnet.net()), IpAddr::V4(config.subnet.server()));
     let v6 = config.subnet6.map(|subnet| (IpNet::V6(subnet.net()), IpAddr::V6(subnet.server())));
     std::iter::once(v4).chain(v6).collect()
+}
+
+fn addresses_of(peer: &Peer) -> impl Iterator<Item = IpAddr> + use<> {
+    std::iter::once(IpAddr::V4(peer.v4)).chain(peer.v6.map(IpAddr::V6))
+}
+
+fn rules(config: &ServerConfig) -> Rules {
+    Rules {
+        subnet: config.subnet,
+        subnet6: config.subnet6,
+        max_clients: config.max_clients,
+        grace: config.session_grace,
+        ticket_max_age: config.ticket_max_age,
+        limit: config.default_rate_limit.map(|limit| (limit.rate(), limit.burst())),
+    }
+}
+
+/// What a roster or a ticket says of a limit; one that this version would refuse is none.
+pub(super) fn rate_limit(limit: Option<(u64, u64)>) -> Option<RateLimit> {
+    limit.and_then(|(rate, burst)| RateLimit::new(rate, burst).ok())
+}
+
+/// The wall clock in seconds: for tickets, which servers without a common clock of another kind share.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Deletes what the kernel knows of the flows of addresses that are free now: their next holder must get none of
+/// their packets.
+fn forget_flows(addresses: Option<Addresses>) {
+    let Some(Addresses { v4, v6 }) = addresses else { return };
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    for addr in std::iter::once(IpAddr::V4(v4)).chain(v6.map(IpAddr::V6)) {
+        runtime.spawn(async move {
+            if let Err(error) = delete_conntrack(addr).await {
+                tracing::debug!(%error, %addr, "connection tracking entries remain");
+            }
+        });
+    }
 }

@@ -8,9 +8,9 @@
 //! [`Server`] starts and stops the VPN; while it serves, a [`hub::Hub`] holds what its connections
 //! share: the TUN, the address pool and the table of clients. Each connection is one task.
 
-mod admission;
 mod connection;
 mod hub;
+mod lease_file;
 mod peer;
 mod port;
 mod reservation;
@@ -25,7 +25,6 @@ use tokio::sync::watch;
 
 use self::hub::Hub;
 use self::serve::Serving;
-use crate::codec::disconnect::DisconnectCode;
 use crate::config::ServerConfig;
 use crate::engine::{Task, clock};
 use crate::error::{ErrorCode, VpnError};
@@ -155,8 +154,9 @@ impl Server {
     /// # Errors
     /// `unknown-client`.
     pub fn set_client_rate_limit(&self, id: &str, limit: Option<RateLimit>) -> Result<(), VpnError> {
-        let peer = self.hub().and_then(|hub| hub.find(id)).ok_or_else(|| unknown_client(id))?;
-        peer.set_limit(limit);
+        let hub = self.hub().ok_or_else(|| unknown_client(id))?;
+        let peer = hub.find(id).ok_or_else(|| unknown_client(id))?;
+        hub.set_limit(&peer, limit);
         Ok(())
     }
 
@@ -167,8 +167,7 @@ impl Server {
     /// `unknown-client`.
     pub async fn disconnect_client(&self, id: &str) -> Result<(), VpnError> {
         let hub = self.hub().ok_or_else(|| unknown_client(id))?;
-        let peer = hub.find(id).ok_or_else(|| unknown_client(id))?;
-        peer.end(DisconnectCode::Kicked, "disconnected by the server's operator");
+        let peer = hub.kick(id).ok_or_else(|| unknown_client(id))?;
         peer.ended().await;
         Ok(())
     }

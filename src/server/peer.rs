@@ -1,7 +1,8 @@
 //! One client as its server sees it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, watch};
@@ -10,10 +11,11 @@ use crate::codec::disconnect::DisconnectCode;
 use crate::engine::{Limits, Order, clock};
 use crate::packet::{Answers, Intake, Offload, Router, count_drop};
 use crate::qos::{FlowHasher, PacketQueue, RateLimit};
-use crate::report::{ClientInfo, ClientTelemetry, DropReport, QualityReport, timestamp};
+use crate::report::{ClientInfo, ClientTelemetry, DisconnectReason, DropReport, QualityReport, timestamp};
+use crate::session::roster::ConnectionId;
 use crate::telemetry::{DropReason, Quality, Traffic};
 
-/// A confirmed session.
+/// A session, as its present connection has it. What outlasts the connection is shared with the [`Peer`] of the next.
 pub(super) struct Peer {
     pub(super) id: String,
     pub(super) v4: Ipv4Addr,
@@ -30,11 +32,21 @@ pub(super) struct Peer {
     pub(super) held: Arc<PacketQueue>,
     pub(super) limits: Arc<Limits>,
     pub(super) traffic: Arc<Traffic>,
+    /// The connection's number; none before the first one of a session that an earlier process had.
+    pub(super) connection: Option<ConnectionId>,
     name: Option<String>,
-    remote: IpAddr,
-    port: u16,
+    /// Where the connection comes from.
+    remote: Option<SocketAddr>,
     since: String,
-    orders: mpsc::Sender<Order>,
+    /// To the connection's link.
+    orders: Option<mpsc::Sender<Order>>,
+    lasting: Arc<Lasting>,
+}
+
+/// What a session has besides its queues, over all its connections.
+struct Lasting {
+    /// Why the connection is away; none while it is there.
+    away: Mutex<Option<DisconnectReason>>,
     last_keepalive: Mutex<Option<String>>,
     /// What the keepalives that the server sent say of the link; none before the first check.
     quality: Mutex<Option<QualityReport>>,
@@ -49,14 +61,20 @@ pub(super) struct Identity {
     pub(super) prefix_length: u8,
     pub(super) intake: Intake,
     pub(super) name: Option<String>,
-    pub(super) remote: IpAddr,
-    pub(super) port: u16,
+}
+
+/// The connection of a peer.
+pub(super) struct Present {
+    pub(super) connection: ConnectionId,
+    pub(super) remote: SocketAddr,
+    /// What reaches its link.
+    pub(super) orders: mpsc::Sender<Order>,
 }
 
 impl Peer {
-    /// A client whose session is up; `orders` reach its link.
-    pub(super) fn new(identity: Identity, orders: mpsc::Sender<Order>, limit: Option<RateLimit>) -> Self {
-        let Identity { id, v4, v6, prefix_length, intake, name, remote, port } = identity;
+    /// A client whose first connection is up; without one, a client of an earlier process, which may come back.
+    pub(super) fn new(identity: Identity, present: Option<Present>, limit: Option<RateLimit>) -> Self {
+        let Identity { id, v4, v6, prefix_length, intake, name } = identity;
         let traffic = Arc::<Traffic>::default();
         let queue = || {
             let queue = PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng()));
@@ -64,6 +82,8 @@ impl Peer {
             Arc::new(queue)
         };
         let (queue, held) = (queue(), queue());
+        let away = present.is_none().then_some(DisconnectReason::ConnectionLost);
+        let (connection, remote, orders) = parts(present);
         Self {
             id,
             v4,
@@ -75,15 +95,74 @@ impl Peer {
             held,
             limits: Arc::new(Limits::new(limit)),
             traffic,
+            connection,
             name,
             remote,
-            port,
             since: timestamp(),
             orders,
-            last_keepalive: Mutex::new(None),
-            quality: Mutex::new(None),
-            ended: watch::Sender::new(false),
+            lasting: Arc::new(Lasting {
+                away: Mutex::new(away),
+                last_keepalive: Mutex::default(),
+                quality: Mutex::default(),
+                ended: watch::Sender::new(false),
+            }),
         }
+    }
+
+    /// The same session with another connection, whose hellos said what `identity` has.
+    pub(super) fn resumed(&self, identity: Identity, present: Present) -> Self {
+        let Identity { id, v4, v6, prefix_length, intake, name } = identity;
+        let (connection, remote, orders) = parts(Some(present));
+        Self {
+            id,
+            v4,
+            v6,
+            intake,
+            router: Router::new(Ipv4Net::new_assert(v4, prefix_length), v6),
+            answers: Answers::new(clock::now()),
+            queue: Arc::clone(&self.queue),
+            held: Arc::clone(&self.held),
+            limits: Arc::clone(&self.limits),
+            traffic: Arc::clone(&self.traffic),
+            connection,
+            name,
+            remote,
+            since: self.since.clone(),
+            orders,
+            lasting: Arc::clone(&self.lasting),
+        }
+    }
+
+    /// The connection was lost: packets wait for the next one, though not for long.
+    pub(super) fn set_away(&self, reason: DisconnectReason) {
+        *lock(&self.lasting.away) = Some(reason);
+        self.hold();
+    }
+
+    /// Lets packets of both directions wait for a connection.
+    pub(super) fn hold(&self) {
+        let now = clock::now();
+        self.queue.hold(now);
+        self.held.hold(now);
+    }
+
+    /// Drops what has waited for a connection for too long.
+    pub(super) fn age(&self, now: Instant) {
+        self.queue.age(now);
+        self.held.age(now);
+    }
+
+    /// A connection is there.
+    pub(super) fn set_online(&self) {
+        *lock(&self.lasting.away) = None;
+        let now = clock::now();
+        self.queue.release(now);
+        self.held.release(now);
+    }
+
+    /// Why the client is away; none while it is there.
+    pub(super) fn away(&self) -> Option<DisconnectReason> {
+        *lock(&self.lasting.away)
     }
 
     /// Holds both directions to `limit`, at once.
@@ -97,19 +176,21 @@ impl Peer {
 
     /// Tells the link to end the session. A second order changes nothing.
     pub(super) fn end(&self, code: DisconnectCode, message: &'static str) {
-        // A full or closed channel means that the session is ending already.
-        drop(self.orders.try_send(Order { code, message }));
+        // A full or closed channel means that the connection is ending already.
+        if let Some(orders) = &self.orders {
+            drop(orders.try_send(Order { code, message }));
+        }
     }
 
     /// Resolves when the session is over.
     pub(super) async fn ended(&self) {
-        let mut ended = self.ended.subscribe();
+        let mut ended = self.lasting.ended.subscribe();
         let _ended = ended.wait_for(|ended| *ended).await;
     }
 
     /// The session is over.
     pub(super) fn set_ended(&self) {
-        self.ended.send_replace(true);
+        self.lasting.ended.send_replace(true);
     }
 
     /// Counts a packet of the client's that no queue takes.
@@ -119,12 +200,12 @@ impl Peer {
 
     /// The client sent a keepalive.
     pub(super) fn keepalive_came(&self) {
-        *self.last_keepalive() = Some(timestamp());
+        *lock(&self.lasting.last_keepalive) = Some(timestamp());
     }
 
     /// A keepalive of ours was answered, or timed out.
     pub(super) fn checked(&self, quality: &Quality) {
-        *self.quality() = Some(QualityReport::from(quality));
+        *lock(&self.lasting.quality) = Some(QualityReport::from(quality));
     }
 
     pub(super) fn telemetry(&self) -> ClientTelemetry {
@@ -133,13 +214,13 @@ impl Peer {
         ClientTelemetry {
             client_id: self.id.clone(),
             assigned_ip: self.v4,
-            last_keepalive_at: self.last_keepalive().clone(),
+            last_keepalive_at: lock(&self.lasting.last_keepalive).clone(),
             keepalives_received: traffic.keepalives_received,
             bytes_received: traffic.bytes_received,
             bytes_sent: traffic.bytes_sent,
             rate_limit_bytes_per_sec: limit.map(|limit| limit.rate()),
             burst_bytes: limit.map(|limit| limit.burst()),
-            quality: self.quality().clone(),
+            quality: lock(&self.lasting.quality).clone(),
             drops: DropReport::from(&traffic.drops),
         }
     }
@@ -149,63 +230,23 @@ impl Peer {
             telemetry: ClientTelemetry { quality: None, ..self.telemetry() },
             connected_since: self.since.clone(),
             assigned_ip6: self.v6,
-            remote_addr: std::net::SocketAddr::new(self.remote, self.port).to_string(),
+            remote_addr: self.remote.map(|remote| remote.to_string()),
             name: self.name.clone(),
-            online: true,
+            online: self.away().is_none(),
         }
-    }
-
-    fn quality(&self) -> MutexGuard<'_, Option<QualityReport>> {
-        self.quality.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn last_keepalive(&self) -> MutexGuard<'_, Option<String>> {
-        self.last_keepalive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::telemetry::LinkHealth;
-
-    pub(super) fn peer() -> Peer {
-        let identity = Identity {
-            id: "c1".to_owned(),
-            v4: Ipv4Addr::new(10, 8, 0, 2),
-            v6: None,
-            prefix_length: 24,
-            intake: Intake { mtu: 1420, offload: false },
-            name: None,
-            remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            port: 1,
-        };
-        Peer::new(identity, mpsc::channel(1).0, None)
+fn parts(
+    present: Option<Present>,
+) -> (Option<ConnectionId>, Option<SocketAddr>, Option<mpsc::Sender<Order>>) {
+    match present {
+        Some(Present { connection, remote, orders }) => (Some(connection), Some(remote), Some(orders)),
+        None => (None, None, None),
     }
+}
 
-    #[test]
-    fn telemetry_tells_of_the_link_from_the_first_check_on() {
-        let peer = peer();
-        let telemetry = || serde_json::to_value(peer.telemetry()).unwrap();
-        assert_eq!(telemetry().get("quality"), None);
-        let ms = Duration::from_millis;
-        peer.checked(&Quality {
-            srtt: ms(20),
-            jitter: ms(3),
-            min_rtt: ms(10),
-            max_rtt: ms(40),
-            loss_ratio: 0.25,
-            consecutive_timeouts: 1,
-            link_health: LinkHealth::Degraded,
-            keepalive_interval: ms(30_000),
-        });
-        let expected = serde_json::json!({
-            "srttMs": 20.0, "jitterMs": 3.0, "minRttMs": 10.0, "maxRttMs": 40.0, "lossRatio": 0.25,
-            "consecutiveTimeouts": 1, "linkHealth": "degraded", "currentKeepaliveIntervalSecs": 30.0,
-        });
-        assert_eq!(telemetry()["quality"], expected);
-        assert_eq!(serde_json::to_value(peer.info()).unwrap().get("quality"), None, "of the telemetry only");
-    }
+/// Nothing panics while it is held, so a poisoned lock cannot hold half a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,42 +1,52 @@
-//! Addresses on their way to a client.
+//! What a connection is promised on its way to a session.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::hub::Hub;
-use crate::addr::AddressLease;
+use super::hub::{Hub, unix_now};
 use crate::codec::hello::RejectCode;
+use crate::codec::secret::Ticket;
 use crate::engine::clock;
+use crate::session::roster::{Offer, Wish};
 
-/// Addresses held for one connection; given back when dropped.
+/// An offer of the roster's; withdrawn when dropped.
 pub(super) struct Reservation {
     hub: Arc<Hub>,
-    pub(super) lease: AddressLease,
-    source: IpAddr,
-    confirmed: bool,
+    /// There until it is confirmed.
+    offer: Option<Offer>,
 }
 
 impl Reservation {
-    /// Takes addresses for a connection from `source`.
-    pub(super) fn take(hub: &Arc<Hub>, source: IpAddr) -> Result<Self, RejectCode> {
+    /// Asks for what the client of a first message from `source` wants.
+    pub(super) fn take(hub: &Arc<Hub>, source: IpAddr, wish: Wish<'_>) -> Result<Self, RejectCode> {
         if hub.is_closing() {
             return Err(RejectCode::ShuttingDown);
         }
-        let lease = hub.admission().reserve(clock::now(), source)?;
-        Ok(Self { hub: Arc::clone(hub), lease, source, confirmed: false })
+        let times = (clock::now(), unix_now());
+        let offer = hub.members().roster.offer(times, source, wish, &mut rand::rng())?;
+        Ok(Self { hub: Arc::clone(hub), offer: Some(offer) })
     }
 
-    /// The client proved that it is there: the addresses are its own until the session ends.
-    pub(super) fn confirm(&mut self) {
-        if !self.confirmed {
-            self.confirmed = true;
-            self.hub.admission().confirm(self.source);
-        }
+    /// What is promised; none once it is taken.
+    pub(super) const fn offer(&self) -> Option<&Offer> {
+        self.offer.as_ref()
+    }
+
+    /// A ticket for the session, and its lifetime in seconds.
+    pub(super) fn ticket(&self) -> Option<(Ticket, u32)> {
+        self.hub.members().roster.ticket(unix_now(), self.offer()?, &mut rand::rng())
+    }
+
+    /// The offer, to be confirmed.
+    pub(super) fn into_offer(mut self) -> Option<Offer> {
+        self.offer.take()
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.hub.admission().release(clock::now(), self.source, &self.lease, self.confirmed);
+        if let Some(offer) = self.offer.take() {
+            self.hub.members().roster.withdraw(clock::now(), offer);
+        }
     }
 }

@@ -11,18 +11,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::admission::Admission;
-use super::connection::{self, HANDSHAKE_TIMEOUT, Place};
+use super::connection::{self, Place};
 use super::hub::Hub;
 use super::port::Downlink;
 use super::{GOODBYE, Shared};
-use crate::addr::AddressPool;
 use crate::config::ServerConfig;
 use crate::engine::{Lane, Task, pump};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::{HostChanges, Netlink};
 use crate::report::{ConnectionState, LogLevel, Status, timestamp};
-use crate::session::replay::ReplayCache;
 use crate::transport::Listener;
 use crate::tunnel::{Tun, TunConfig, TunError};
 
@@ -68,10 +65,7 @@ impl Serving {
             connected_since: Some(timestamp()),
             ..Status::new(ConnectionState::Connected)
         };
-        let replay = ReplayCache::new(HANDSHAKE_TIMEOUT);
-        let admission =
-            Admission::new(AddressPool::new(config.subnet, config.subnet6), config.max_clients, replay);
-        let hub = Arc::new(Hub::new(config, tls, admission, shared.events.clone()));
+        let hub = Arc::new(Hub::new(config, tls, shared.events.clone()));
         shared.publish(status, Some(Arc::clone(&hub)));
         let (stop, stopped) = watch::channel(None);
         let mut serving = Task::spawn(
@@ -194,12 +188,15 @@ async fn run(
     mut stop: watch::Receiver<Option<Duration>>,
 ) {
     let mut pumps = data.pumps(&hub);
+    let Some(tun) = data.queues.first() else { return };
     let mut connections = JoinSet::new();
     let failure = tokio::select! {
         // An error means that the server was dropped, which stops it as well.
         _ = stop.wait_for(Option::is_some) => None,
         ended = any_ended(&mut pumps) => Some(ended),
         () = accept(&hub, &data, &listener, &mut connections) => None,
+        () = hub.watch_graces(tun) => None,
+        () = hub.keep_leases() => None,
     };
     drop(listener);
     hub.close();

@@ -6,10 +6,10 @@ use rand_core::CryptoRng;
 
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::Disconnect;
-use crate::codec::frame::{FrameError, FrameType, split_frame};
-use crate::codec::hello::{Accepted, ClientHello, Features, Rejection, ServerHello};
+use crate::codec::frame::{FrameError, FrameSet, FrameType, MAX_HANDSHAKE, split_frame};
+use crate::codec::hello::{Accepted, ClientHello, Features, HelloError, RejectCode, Rejection, ServerHello};
 use crate::crypto::keys::PublicKey;
-use crate::crypto::noise::{self, Initiated, Pattern};
+use crate::crypto::noise::{self, Initiated, NoiseError, Pattern};
 use crate::crypto::seal::{Opener, Sealer};
 use crate::crypto::traffic::TrafficKeys;
 use crate::session::error::SessionError;
@@ -22,7 +22,7 @@ use crate::session::{handshake_frame, nonce_prefix, states};
 pub struct ClientParams {
     /// The key that the server must prove to have.
     pub server_key: PublicKey,
-    /// What the client tells of itself.
+    /// What the client tells of itself. With a ticket in it, the session of that ticket is to be taken up again.
     pub hello: ClientHello,
     /// Time between keepalives until the link's health is known, 5–120 s; the server's wish unless
     /// given here.
@@ -33,7 +33,8 @@ pub struct ClientParams {
     pub key_limits: KeyLimits,
 }
 
-/// Starts a handshake. Returns the frame to send, in a message of its own.
+/// Starts a handshake, by a SessionResume if the hello holds a ticket. Returns the frame to send, in a message of
+/// its own.
 ///
 /// # Errors
 ///
@@ -43,10 +44,18 @@ pub fn start(
     rng: &mut dyn CryptoRng,
 ) -> Result<(AwaitingResponse, Vec<u8>), SessionError> {
     let ClientParams { server_key, hello, keepalive_interval, keepalive_cap, key_limits } = params;
-    let kind = FrameType::HandshakeInit;
-    let (initiated, message) = noise::initiate(Pattern::Nk, kind, &server_key, &hello.encode(), rng)?;
+    let is_resume = hello.ticket.is_some();
+    let kind = if is_resume { FrameType::SessionResume } else { FrameType::HandshakeInit };
+    let (initiated, mut message) = noise::initiate(Pattern::Nk, kind, &server_key, &hello.encode(), rng)?;
+    if is_resume {
+        message.insert(0, Pattern::Nk as u8);
+    }
+    if message.len() > MAX_HANDSHAKE {
+        return Err(NoiseError::TooLong.into());
+    }
     let awaiting = AwaitingResponse {
         initiated,
+        accepted: if is_resume { states::AWAITING_RESUME } else { states::AWAITING_RESPONSE },
         offered: hello.features,
         kem_offered: hello.mlkem768.is_some(),
         keepalive_interval,
@@ -60,6 +69,8 @@ pub fn start(
 #[derive(Debug)]
 pub struct AwaitingResponse {
     initiated: Initiated,
+    /// The frames that may come.
+    accepted: FrameSet,
     offered: Features,
     kem_offered: bool,
     keepalive_interval: Option<Duration>,
@@ -83,6 +94,10 @@ pub enum ClientFailure {
     /// The server says no, and proves that it is the server. The client closes with 1000.
     #[error("the server rejects the client: {}", .0.message)]
     Rejected(Rejection),
+    /// The server does not take the ticket. The connection stays: the client may [`start`] a handshake without
+    /// one on it, once (PROTOCOL §8).
+    #[error("the server does not resume the session: {}", .0.message)]
+    ResumeRefused(Rejection),
     /// A Disconnect from before there were keys: a hint that anyone on the way may have forged. The
     /// client closes with 1000.
     #[error("the server ends the connection: {}", .0.message)]
@@ -109,7 +124,7 @@ impl ClientFailure {
     /// How the client closes the connection (PROTOCOL §9).
     pub const fn close_code(&self) -> CloseCode {
         match self {
-            Self::Rejected(_) | Self::Disconnected(_) => CloseCode::Normal,
+            Self::Rejected(_) | Self::ResumeRefused(_) | Self::Disconnected(_) => CloseCode::Normal,
             Self::Broken { close, .. } => *close,
         }
     }
@@ -124,17 +139,17 @@ impl AwaitingResponse {
     ///
     /// # Errors
     ///
-    /// A [`ClientFailure`]; the connection has no further use.
+    /// A [`ClientFailure`]; after all but [`ClientFailure::ResumeRefused`] the connection has no further use.
     pub fn handle_message(
         self,
         now: Instant,
         rng: &mut dyn CryptoRng,
         message: &mut [u8],
     ) -> Result<Connected, ClientFailure> {
-        let (frame, rest) = split_frame(message, states::AWAITING_RESPONSE)?;
+        let (frame, rest) = split_frame(message, self.accepted)?;
         match frame.kind {
-            FrameType::HandshakeResp => {
-                let mut connected = self.finish(now, rng, frame.payload)?;
+            FrameType::HandshakeResp | FrameType::SessionResumeOk | FrameType::SessionResumeErr => {
+                let mut connected = self.finish(now, rng, frame.kind, frame.payload)?;
                 connected.session.handle_rest(now, rest, |_packet| {});
                 Ok(connected)
             }
@@ -151,13 +166,21 @@ impl AwaitingResponse {
         self,
         now: Instant,
         rng: &mut dyn CryptoRng,
+        kind: FrameType,
         message2: &[u8],
     ) -> Result<Connected, ClientFailure> {
         let (payload, handshake) = self.initiated.finish(message2).map_err(SessionError::from)?;
-        let hello = match ServerHello::parse(&payload, self.offered, self.kem_offered) {
-            Ok(ServerHello::Accepted(hello)) => *hello,
-            Ok(ServerHello::Rejected(rejection)) => return Err(ClientFailure::Rejected(rejection)),
-            Err(error) => return Err(SessionError::ServerHello(error).into()),
+        let hello = ServerHello::parse(&payload, self.offered, self.kem_offered);
+        let hello = match (hello.map_err(SessionError::ServerHello)?, kind) {
+            (ServerHello::Accepted(hello), FrameType::HandshakeResp | FrameType::SessionResumeOk) => *hello,
+            (ServerHello::Rejected(rejection), FrameType::HandshakeResp) => {
+                return Err(ClientFailure::Rejected(rejection));
+            }
+            (ServerHello::Rejected(rejection), FrameType::SessionResumeErr) => {
+                return Err(resume_refused(rejection));
+            }
+            // The hello decides what the frame is (PROTOCOL §3).
+            _ => return Err(SessionError::ServerHello(HelloError::Invalid("error")).into()),
         };
         let keys = TrafficKeys::derive(&handshake, &[]);
         let ends =
@@ -168,5 +191,15 @@ impl AwaitingResponse {
         let session =
             Session::client(now, ends, hello.features, (interval, self.keepalive_cap), self.key_limits, rng);
         Ok(Connected { session, hello })
+    }
+}
+
+/// What a SessionResumeErr leaves to do (PROTOCOL §8).
+fn resume_refused(rejection: Rejection) -> ClientFailure {
+    match rejection.code {
+        RejectCode::TicketExpired | RejectCode::TicketInvalid | RejectCode::BadRequest => {
+            ClientFailure::ResumeRefused(rejection)
+        }
+        _ => ClientFailure::Rejected(rejection),
     }
 }

@@ -18,6 +18,9 @@ pub enum Event {
     },
     /// A keepalive was not answered in time: [`Session::quality`] has changed.
     TimedOut,
+    /// The keys have nine tenths of their service behind them (PROTOCOL §5): the client should get new ones
+    /// meanwhile, by a second connection. Servers are not told.
+    KeysAging,
     /// The keys have served long enough (PROTOCOL §5): the client must get new ones by connecting
     /// anew. Servers are not told.
     KeysSpent,
@@ -32,6 +35,7 @@ pub enum Event {
 pub(super) struct Events {
     pub(super) round_trip: Option<Duration>,
     pub(super) timed_out: bool,
+    pub(super) keys_aging: bool,
     pub(super) keys_spent: bool,
     pub(super) peer_dead: bool,
     pub(super) disconnected: Option<Disconnect>,
@@ -45,6 +49,9 @@ impl Events {
         }
         if std::mem::take(&mut self.timed_out) {
             return Some(Event::TimedOut);
+        }
+        if std::mem::take(&mut self.keys_aging) {
+            return Some(Event::KeysAging);
         }
         if std::mem::take(&mut self.keys_spent) {
             return Some(Event::KeysSpent);

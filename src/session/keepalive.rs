@@ -122,6 +122,12 @@ impl Keepalives {
         stamp
     }
 
+    /// Opens a check at once unless one is open, and returns the timestamp of its keepalive: for when it is in
+    /// doubt whether the peer is still there.
+    pub fn probe(&mut self, now: Instant, rng: &mut dyn CryptoRng) -> Option<u64> {
+        matches!(self.phase, Phase::Resting { .. }).then(|| self.send(now, rng))
+    }
+
     /// A frame opened: the peer lives.
     pub fn heard(&mut self, now: Instant) {
         self.quiet_since = self.quiet_since.max(now);
@@ -160,6 +166,7 @@ impl Keepalives {
         if self.poll_timeout().is_none_or(|at| now < at) {
             return None;
         }
+        self.cap.forget_old(now);
         if now >= self.silence_ends() {
             return Some(self.die());
         }
@@ -857,7 +864,7 @@ mod tests {
     fn a_cap_holds_in_every_row_of_the_table() {
         let capped = |silence: u64| {
             let mut cap = KeepaliveCap::default();
-            assert!(cap.learn(secs(silence)));
+            assert!(cap.learn(epoch(), secs(silence)));
             let mut bench = Bench::new(CONFIGURED, 4);
             bench.machine = bench.machine.with_cap(cap);
             let mut seen = vec![bench.machine.interval()];

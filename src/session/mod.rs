@@ -23,10 +23,12 @@
 //! in time is dropped and its connection closed with 1008.
 
 pub mod client;
+pub mod comeback;
 pub mod error;
 pub mod keepalive;
 pub mod reconnect;
 pub mod replay;
+pub mod roster;
 pub mod server;
 pub mod up;
 
@@ -34,14 +36,17 @@ mod control;
 mod event;
 mod silence;
 mod states;
+mod unanswered;
 
 pub use client::{AwaitingResponse, ClientFailure, ClientParams, Connected};
+pub use comeback::{Comeback, Setback};
 pub use control::MAX_ACKS;
 pub use error::SessionError;
 pub use event::Event;
-pub use reconnect::Backoff;
+pub use reconnect::{Backoff, Pace};
 pub use replay::ReplayCache;
-pub use server::{Listening, Opened, Request, Unconfirmed};
+pub use roster::Roster;
+pub use server::{AfterRefusal, Listening, Opened, Request, Unconfirmed};
 pub use silence::KeepaliveCap;
 pub use up::{ControlCounts, KeyLimits, Session};
 

@@ -7,10 +7,10 @@ use rand_core::CryptoRng;
 
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
-use crate::codec::frame::{FrameError, FrameType, header, split_frame};
+use crate::codec::frame::{FrameError, FrameSet, FrameType, header, split_frame};
 use crate::codec::hello::{Accepted, ClientHello, Features, RejectCode, Rejection, ServerHello, VERSION};
 use crate::crypto::keys::Keypair;
-use crate::crypto::noise::{self, Pattern, Responding};
+use crate::crypto::noise::{self, NoiseError, Pattern, Responding};
 use crate::crypto::seal::{OpenError, Opener, Sealer};
 use crate::crypto::traffic::TrafficKeys;
 use crate::packet::Record;
@@ -19,10 +19,12 @@ use crate::session::replay::ReplayCache;
 use crate::session::up::{Session, stamp};
 use crate::session::{FEATURES, handshake_frame, nonce_prefix, states};
 
-/// A connection that has not sent anything.
+/// A connection that has not sent anything, or whose SessionResume was refused.
 #[derive(Debug)]
 pub struct Listening {
     keypair: Arc<Keypair>,
+    /// The frames that may come.
+    accepted: FrameSet,
 }
 
 /// What a first message asks for.
@@ -34,9 +36,18 @@ pub enum Opened {
     Refused {
         /// The frame to send.
         frame: Vec<u8>,
-        /// How the connection is closed behind it.
-        close: CloseCode,
+        /// What becomes of the connection behind it.
+        then: AfterRefusal,
     },
+}
+
+/// What becomes of a connection whose client was told no.
+#[derive(Debug)]
+pub enum AfterRefusal {
+    /// It is closed.
+    Close(CloseCode),
+    /// It stays: a client whose ticket was refused may send a first message without one, once (PROTOCOL §8).
+    Listen(Listening),
 }
 
 /// A client whose hello is good and who waits for the answer. Anyone may have recorded and replayed
@@ -45,6 +56,8 @@ pub enum Opened {
 pub struct Request {
     responding: Responding,
     hello: ClientHello,
+    kind: FrameType,
+    keypair: Arc<Keypair>,
 }
 
 /// The answer was sent; the client must confirm its keys.
@@ -59,7 +72,7 @@ pub struct Unconfirmed {
 impl Listening {
     /// The state of a fresh connection to the server with this key pair.
     pub const fn new(keypair: Arc<Keypair>) -> Self {
-        Self { keypair }
+        Self { keypair, accepted: states::LISTENING }
     }
 
     /// Takes the first WebSocket message.
@@ -77,28 +90,31 @@ impl Listening {
         replay: &mut ReplayCache,
         message: &mut [u8],
     ) -> Result<Opened, SessionError> {
-        let (frame, rest) = split_frame(message, states::LISTENING)?;
-        let pattern = match frame.kind {
-            FrameType::HandshakeInit => Pattern::Nk,
+        let (frame, rest) = split_frame(message, self.accepted)?;
+        let kind = frame.kind;
+        let (pattern, message1) = match kind {
+            FrameType::HandshakeInit => (Pattern::Nk, &*frame.payload),
+            FrameType::SessionResume => pattern_of(frame.payload)?,
             // Not in the state's set, so split_frame() has refused it.
             kind => return Err(FrameError::NotAllowed(kind).into()),
         };
         // Before the work of opening: the ephemeral key stands in clear at the head.
-        if let Some(ephemeral) = frame.payload.first_chunk()
+        if let Some(ephemeral) = message1.first_chunk()
             && replay.contains(now, ephemeral)
         {
             return Err(SessionError::Replayed);
         }
-        let (responding, payload) = noise::respond(pattern, frame.kind, &self.keypair, frame.payload)?;
+        let (responding, payload) = noise::respond(pattern, kind, &self.keypair, message1)?;
         replay.insert(now, *responding.ephemeral());
+        let keypair = self.keypair;
         match read_hello(&payload) {
             Ok(hello) => {
                 refuse_rest(rest)?;
-                Ok(Opened::Request(Box::new(Request { responding, hello })))
+                Ok(Opened::Request(Box::new(Request { responding, hello, kind, keypair })))
             }
             Err(rejection) => {
-                let (frame, close) = reject(responding, rejection, rng)?;
-                Ok(Opened::Refused { frame, close })
+                let (frame, then) = reject(responding, kind, keypair, rejection, rng)?;
+                Ok(Opened::Refused { frame, then })
             }
         }
     }
@@ -116,6 +132,11 @@ impl Request {
     /// What the client tells of itself.
     pub const fn hello(&self) -> &ClientHello {
         &self.hello
+    }
+
+    /// Whether the client wants a session taken up again: that of the ticket in its hello, if there is one.
+    pub fn is_resume(&self) -> bool {
+        self.kind == FrameType::SessionResume
     }
 
     /// The features that will be in force.
@@ -145,10 +166,15 @@ impl Request {
             features,
             keepalive_interval,
         };
-        Ok((unconfirmed, handshake_frame(FrameType::HandshakeResp, &message2)))
+        let kind = if self.kind == FrameType::SessionResume {
+            FrameType::SessionResumeOk
+        } else {
+            FrameType::HandshakeResp
+        };
+        Ok((unconfirmed, handshake_frame(kind, &message2)))
     }
 
-    /// Says no. Returns the frame to send and how the connection is closed behind it.
+    /// Says no. Returns the frame to send and what becomes of the connection behind it.
     ///
     /// # Errors
     ///
@@ -157,8 +183,8 @@ impl Request {
         self,
         rejection: Rejection,
         rng: &mut dyn CryptoRng,
-    ) -> Result<(Vec<u8>, CloseCode), SessionError> {
-        reject(self.responding, rejection, rng)
+    ) -> Result<(Vec<u8>, AfterRefusal), SessionError> {
+        reject(self.responding, self.kind, self.keypair, rejection, rng)
     }
 }
 
@@ -224,13 +250,31 @@ fn refuse_rest(rest: &mut [u8]) -> Result<(), SessionError> {
     Err(OpenError::Forged.into())
 }
 
+/// The pattern byte of a SessionResume, and Noise message 1 behind it.
+fn pattern_of(payload: &[u8]) -> Result<(Pattern, &[u8]), SessionError> {
+    match payload.split_first() {
+        Some((byte, message1)) if *byte == Pattern::Nk as u8 => Ok((Pattern::Nk, message1)),
+        // A handshake of a pattern that this server does not have fails like one that does not open.
+        _ => Err(NoiseError::Refused.into()),
+    }
+}
+
 fn reject(
     responding: Responding,
+    kind: FrameType,
+    keypair: Arc<Keypair>,
     rejection: Rejection,
     rng: &mut dyn CryptoRng,
-) -> Result<(Vec<u8>, CloseCode), SessionError> {
-    // Codes that leave the connection open belong to a resume.
-    let close = rejection.code.close_code().unwrap_or(CloseCode::PolicyViolation);
+) -> Result<(Vec<u8>, AfterRefusal), SessionError> {
+    let is_resume = kind == FrameType::SessionResume;
+    let then = match (is_resume, &rejection.code) {
+        (true, RejectCode::TicketExpired | RejectCode::TicketInvalid | RejectCode::BadRequest) => {
+            AfterRefusal::Listen(Listening { keypair, accepted: states::RESUME_REFUSED })
+        }
+        // Codes that leave the connection open belong to a resume.
+        (_, code) => AfterRefusal::Close(code.close_code().unwrap_or(CloseCode::PolicyViolation)),
+    };
+    let answer = if is_resume { FrameType::SessionResumeErr } else { FrameType::HandshakeResp };
     let (message2, _) = responding.finish(&ServerHello::Rejected(rejection).encode(), rng)?;
-    Ok((handshake_frame(FrameType::HandshakeResp, &message2), close))
+    Ok((handshake_frame(answer, &message2), then))
 }

@@ -68,30 +68,46 @@ impl Silence {
 }
 
 /// The longest interval between keepalives that the way to a server bears, as far as is known. A client
-/// keeps one for as long as it stays with a server, over all its connections.
+/// keeps one for as long as it stays with a server, over all its connections. What was learned a day ago is
+/// forgotten: the way may be another one, and finding out again costs one cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeepaliveCap(Option<Duration>);
+pub struct KeepaliveCap(Option<Learned>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Learned {
+    bound: Duration,
+    at: Instant,
+}
+
+/// How long it is remembered what a way bears.
+const MEMORY: Duration = Duration::from_secs(24 * 3_600);
 
 impl KeepaliveCap {
-    /// Takes in that a connection was cut after so long a silence: four fifths of it are the new bound,
-    /// if that is lower than the old one; never less than 5 s. True if it is.
-    pub fn learn(&mut self, silence: Duration) -> bool {
+    /// Takes in that a connection was cut, noticed `now`, after so long a silence: four fifths of it are the new
+    /// bound, if that is lower than the old one; never less than 5 s. True if it is.
+    pub fn learn(&mut self, now: Instant, silence: Duration) -> bool {
+        self.forget_old(now);
         let bound = (silence / 5).saturating_mul(4).max(LEAST_CAP);
-        let lower = self.0.is_none_or(|known| bound < known);
+        let lower = self.0.is_none_or(|known| bound < known.bound);
         if lower {
-            self.0 = Some(bound);
+            self.0 = Some(Learned { bound, at: now });
         }
         lower
     }
 
     /// The bound; none before anything was learned.
-    pub const fn get(self) -> Option<Duration> {
-        self.0
+    pub fn get(self) -> Option<Duration> {
+        self.0.map(|learned| learned.bound)
+    }
+
+    /// Forgets what was learned a day ago.
+    pub fn forget_old(&mut self, now: Instant) {
+        self.0 = self.0.filter(|learned| now.saturating_duration_since(learned.at) < MEMORY);
     }
 
     /// The interval, or the bound if that is shorter.
     pub(super) fn limit(self, interval: Duration) -> Duration {
-        self.0.map_or(interval, |bound| interval.min(bound))
+        self.0.map_or(interval, |learned| interval.min(learned.bound))
     }
 }
 
@@ -163,18 +179,34 @@ mod tests {
     fn a_cap_is_four_fifths_of_the_silence_and_only_goes_down() {
         let mut cap = KeepaliveCap::default();
         assert_eq!(cap.limit(secs(60)), secs(60));
-        assert!(cap.learn(secs(50)));
+        assert!(cap.learn(epoch(), secs(50)));
         assert_eq!(
             (cap.get(), cap.limit(secs(60)), cap.limit(secs(10))),
             (Some(secs(40)), secs(40), secs(10))
         );
-        assert!(!cap.learn(secs(50)));
-        assert!(!cap.learn(secs(100)));
-        assert!(cap.learn(secs(20)));
+        assert!(!cap.learn(epoch(), secs(50)));
+        assert!(!cap.learn(epoch(), secs(100)));
+        assert!(cap.learn(epoch(), secs(20)));
         assert_eq!(cap.get(), Some(secs(16)));
-        assert!(cap.learn(secs(3)));
+        assert!(cap.learn(epoch(), secs(3)));
         assert_eq!(cap.get(), Some(secs(5)), "keepalives don't go out more often than every 5 s");
-        assert!(!cap.learn(secs(3)), "there is nothing lower");
-        assert!(KeepaliveCap::default().learn(Duration::MAX));
+        assert!(!cap.learn(epoch(), secs(3)), "there is nothing lower");
+        assert!(KeepaliveCap::default().learn(epoch(), Duration::MAX));
+    }
+
+    #[test]
+    fn what_was_learned_a_day_ago_is_forgotten() {
+        let start = epoch();
+        let mut cap = KeepaliveCap::default();
+        assert!(cap.learn(start, secs(50)));
+        cap.forget_old(start + MEMORY - secs(1));
+        assert_eq!(cap.get(), Some(secs(40)));
+        cap.forget_old(start + MEMORY);
+        assert_eq!(cap.get(), None);
+        assert!(cap.learn(start, secs(50)) && !cap.learn(start + MEMORY / 2, secs(60)));
+        assert!(
+            cap.learn(start + MEMORY, secs(60)),
+            "a longer silence counts when the shorter one is forgotten"
+        );
     }
 }

@@ -3,13 +3,20 @@
 use crate::codec::frame::{FrameSet, FrameType};
 use crate::codec::hello::Features;
 
-/// Server, "start". A HandshakeInitIk joins with client keys, a SessionResume with tickets.
-pub(super) const LISTENING: FrameSet = FrameSet::of(&[FrameType::HandshakeInit]);
+/// Server, "start". A HandshakeInitIk joins with client keys.
+pub(super) const LISTENING: FrameSet = FrameSet::of(&[FrameType::HandshakeInit, FrameType::SessionResume]);
+
+/// Server, "resume refused".
+pub(super) const RESUME_REFUSED: FrameSet = FrameSet::of(&[FrameType::HandshakeInit]);
 
 /// Client, "start" and "message 1 sent": the client writes message 1 as soon as it has a
-/// connection, so a HandshakeResp that comes sooner finds no handshake it could belong to.
+/// connection, so an answer that comes sooner finds no handshake it could belong to.
 pub(super) const AWAITING_RESPONSE: FrameSet =
     FrameSet::of(&[FrameType::HandshakeResp]).with_plain_disconnect();
+
+/// The same after a SessionResume.
+pub(super) const AWAITING_RESUME: FrameSet =
+    FrameSet::of(&[FrameType::SessionResumeOk, FrameType::SessionResumeErr]).with_plain_disconnect();
 
 /// Server, "message 2 sent, unconfirmed".
 pub(super) const UNCONFIRMED: FrameSet = FrameSet::of(&[FrameType::Keepalive]);

@@ -22,6 +22,7 @@ use crate::session::event::{Event, Events};
 use crate::session::keepalive::{Due, Keepalives};
 use crate::session::silence::{KeepaliveCap, Silence};
 use crate::session::states;
+use crate::session::unanswered::{Doubt, Unanswered};
 use crate::telemetry::quality::Quality;
 
 /// How long traffic keys serve, in either direction (PROTOCOL §5).
@@ -67,6 +68,7 @@ pub struct Session {
     control: Control,
     keepalives: Keepalives,
     silence: Silence,
+    unanswered: Unanswered,
     keepalives_received: u64,
     acks_unasked: u64,
     last_keepalive_at: Option<Instant>,
@@ -84,6 +86,9 @@ enum Phase {
     Up,
     /// Our Disconnect is queued or sent. What still comes is discarded.
     Leaving,
+    /// The same, but for packets: the client goes on with another connection, and what it has sent by this one
+    /// is as good as what it sends by that.
+    Replaced,
     /// The peer's Disconnect was seen, the peer is dead, or a fault ended the session.
     Ended,
 }
@@ -91,7 +96,28 @@ enum Phase {
 #[derive(Debug)]
 struct KeyLife {
     limits: KeyLimits,
-    ends: Instant,
+    since: Instant,
+    /// That they age has been told.
+    aging: bool,
+}
+
+impl KeyLife {
+    /// When the next thing is told that time alone brings about.
+    fn next(&self) -> Instant {
+        self.since + if self.aging { self.limits.age } else { self.limits.aging().age }
+    }
+}
+
+impl KeyLimits {
+    /// Where renewing begins: at nine tenths.
+    fn aging(self) -> Self {
+        let tenths = |number: u64| number - number / 10;
+        Self { frames: tenths(self.frames), bytes: tenths(self.bytes), age: self.age / 10 * 9 }
+    }
+
+    const fn are_reached(self, frames: u64, bytes: u64) -> bool {
+        frames >= self.frames || bytes >= self.bytes
+    }
 }
 
 impl Session {
@@ -106,7 +132,7 @@ impl Session {
     ) -> Self {
         let mut session = Self::new(now, (sealer, opener), features, keepalive_interval, rng);
         session.keepalives = session.keepalives.with_cap(keepalive_cap);
-        session.key_life = Some(KeyLife { limits, ends: now + limits.age });
+        session.key_life = Some(KeyLife { limits, since: now, aging: false });
         session.control.confirm(session.keepalives.send(now, rng));
         session
     }
@@ -141,6 +167,7 @@ impl Session {
             control: Control::new(now),
             keepalives: Keepalives::new(now, keepalive_interval, rng),
             silence: Silence::new(now),
+            unanswered: Unanswered::default(),
             keepalives_received: 0,
             acks_unasked: 0,
             last_keepalive_at: None,
@@ -213,8 +240,8 @@ impl Session {
         if self.phase != Phase::Up {
             return None;
         }
-        let keys_end = self.key_life.as_ref().map(|life| life.ends);
-        [self.keepalives.poll_timeout(), keys_end].into_iter().flatten().min()
+        let keys = self.key_life.as_ref().map(KeyLife::next);
+        [self.keepalives.poll_timeout(), self.unanswered.poll_timeout(), keys].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`. Afterwards [`poll_timeout`](Self::poll_timeout) lies in the future.
@@ -223,28 +250,45 @@ impl Session {
         if self.phase != Phase::Up {
             return;
         }
-        if self.key_life.as_ref().is_some_and(|life| now >= life.ends) {
-            self.keys_spent();
+        self.check_key_age(now);
+        match self.unanswered.handle_timeout(now) {
+            Some(Doubt::Probe) => {
+                if let Some(stamp) = self.keepalives.probe(now, rng) {
+                    self.control.keepalive(stamp);
+                }
+            }
+            Some(Doubt::Dead) => return self.peer_dead(),
+            None => {}
         }
         let timeouts = self.keepalives.consecutive_timeouts();
         let due = self.keepalives.handle_timeout(now, rng);
         self.events.timed_out |= self.keepalives.consecutive_timeouts() > timeouts;
         match due {
             Some(Due::Keepalive(stamp)) => self.control.keepalive(stamp),
-            Some(Due::PeerDead) => {
-                self.events.peer_dead = true;
-                self.end();
-            }
+            Some(Due::PeerDead) => self.peer_dead(),
             None => {}
         }
     }
 
+    /// Asks the peer whether it is there, now: the network has changed, or the host has slept. Without an answer
+    /// the peer is dead within 8 s.
+    pub fn probe(&mut self, now: Instant, rng: &mut dyn CryptoRng) {
+        self.now = self.now.max(now);
+        if self.phase == Phase::Up {
+            if let Some(stamp) = self.keepalives.probe(now, rng) {
+                self.control.keepalive(stamp);
+            }
+            self.unanswered.probed(now);
+        }
+    }
+
     /// Queues a Disconnect as the last frame: nothing else is sealed afterwards, and what still
-    /// comes is discarded. Without effect once the session has ended or is ending.
+    /// comes is discarded, but for the packets of a client that is told [`DisconnectCode::Replaced`]. Without effect
+    /// once the session has ended or is ending.
     pub fn disconnect(&mut self, code: DisconnectCode, message: &str) {
         if self.phase == Phase::Up {
             self.control.disconnect(Disconnect { code, message: message.to_owned() });
-            self.phase = Phase::Leaving;
+            self.phase = if code == DisconnectCode::Replaced { Phase::Replaced } else { Phase::Leaving };
         }
     }
 
@@ -295,7 +339,7 @@ impl Session {
         mut sink: impl FnMut(Record<'_>),
     ) -> Result<(), SessionError> {
         let mut rest = message;
-        while self.phase == Phase::Up {
+        while matches!(self.phase, Phase::Up | Phase::Replaced) {
             let (frame, behind) = split_frame(rest, self.accepted)?;
             self.handle_frame(now, frame, &mut sink)?;
             if behind.is_empty() {
@@ -315,6 +359,10 @@ impl Session {
         let plaintext = self.opener.open(&frame.header, frame.payload)?;
         self.keepalives.heard(now);
         self.silence.received(now);
+        match frame.kind {
+            FrameType::IpPacket | FrameType::IpBundle => self.unanswered.received(now),
+            _ => self.unanswered.heard(),
+        }
         match frame.kind {
             FrameType::IpPacket => sink(Record { packet: plaintext, offload: Offload::NONE }),
             FrameType::IpBundle => Records::parse(plaintext, self.features.offload)?.for_each(sink),
@@ -343,21 +391,46 @@ impl Session {
     fn keepalive_received(&mut self, now: Instant, stamp: Stamp) {
         self.keepalives_received += 1;
         self.last_keepalive_at = Some(now);
-        self.control.acknowledge(now, stamp);
+        // Nothing goes out behind a Disconnect.
+        if self.phase == Phase::Up {
+            self.control.acknowledge(now, stamp);
+        }
     }
 
     fn check_key_use(&mut self) {
         let Some(KeyLife { limits, .. }) = self.key_life else { return };
         let frames = self.sealer.frames().max(self.opener.frames());
         let bytes = self.sealer.bytes().max(self.opener.bytes());
-        if frames >= limits.frames || bytes >= limits.bytes {
+        if limits.are_reached(frames, bytes) {
             self.keys_spent();
+        } else if limits.aging().are_reached(frames, bytes) {
+            self.keys_aging();
+        }
+    }
+
+    fn check_key_age(&mut self, now: Instant) {
+        let Some(KeyLife { limits, since, .. }) = self.key_life else { return };
+        if now >= since + limits.age {
+            self.keys_spent();
+        } else if now >= since + limits.aging().age {
+            self.keys_aging();
+        }
+    }
+
+    fn keys_aging(&mut self) {
+        if let Some(life) = &mut self.key_life {
+            self.events.keys_aging |= !std::mem::replace(&mut life.aging, true);
         }
     }
 
     const fn keys_spent(&mut self) {
         self.key_life = None;
         self.events.keys_spent = true;
+    }
+
+    fn peer_dead(&mut self) {
+        self.events.peer_dead = true;
+        self.end();
     }
 
     fn end(&mut self) {

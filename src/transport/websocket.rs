@@ -239,7 +239,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// sent its Close already, the answer to that is sent instead.
     ///
     /// Cancel-safe: dropping the future drops the socket.
-    pub async fn close(mut self, code: u16, reason: &str, wait: Duration) {
+    pub async fn close(self, code: u16, reason: &str, wait: Duration) {
+        self.close_with(code, reason, wait, |_| {}).await;
+    }
+
+    /// As [`close`](Self::close), for those who still want the messages that cross our Close.
+    pub async fn close_with(
+        mut self,
+        code: u16,
+        reason: &str,
+        wait: Duration,
+        message: impl FnMut(&mut [u8]),
+    ) {
         if self.reading == Reading::Ended {
             return;
         }
@@ -248,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             self.close_sent = true;
         }
         // Failing and running out of time end alike: with the socket dropped.
-        let _ = tokio::time::timeout(wait, self.finish()).await;
+        let _ = tokio::time::timeout(wait, self.finish(message)).await;
     }
 
     /// Gives back what the buffers have grown; for a connection that has gone idle.
@@ -324,11 +335,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// The closing handshake from where it stands.
-    async fn finish(&mut self) -> io::Result<()> {
+    async fn finish(&mut self, mut message: impl FnMut(&mut [u8])) -> io::Result<()> {
         poll_fn(|cx| self.poll_flush(cx)).await?;
         while self.reading == Reading::Open {
-            // Messages that crossed our Close are dropped; errors change `reading`.
-            let _ = self.recv().await;
+            // Errors change `reading`.
+            if let Ok(crossed) = self.recv().await {
+                message(crossed);
+            }
         }
         self.stream.shutdown().await?;
         // A socket that is closed with bytes unread resets the connection, and a reset overtakes the

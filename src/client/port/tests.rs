@@ -96,7 +96,7 @@ fn what_the_server_sends_is_dropped_in_its_class() {
             let shared = Arc::new(Shared::new(Events::new(Arc::new(Nobody))));
             let ingress = Ingress::from_server(1420, "10.8.0.2/24".parse().unwrap(), None);
             // Its interface is down: it refuses every packet.
-            let mut port = Downlink::new(tun(), Arc::clone(&traffic), shared, ingress);
+            let mut port = Downlink::new(tun(), Arc::clone(&traffic), shared, Arc::default(), ingress);
             for mut lost in [
                 of_class(High, THERE, [10, 8, 0, 3], 1000),
                 of_class(Normal, THERE, [10, 8, 0, 3], 1000),

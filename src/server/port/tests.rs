@@ -2,13 +2,11 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::addr::AddressPool;
 use crate::config::ServerConfig;
 use crate::network::Netlink;
 use crate::network::namespace::{block_on, isolated, unreachables_heard};
@@ -17,9 +15,7 @@ use crate::packet::ip::tests::{of_class, v6};
 use crate::packet::unreachable::tests::tcp;
 use crate::qos::{Allowance, HELD_MAX_WAIT, RateLimit};
 use crate::report::{DisconnectReason, Event, EventSink, Events};
-use crate::server::admission::Admission;
-use crate::server::peer::Identity;
-use crate::session::ReplayCache;
+use crate::server::peer::{Identity, Present};
 use crate::telemetry::Priority::{self, High, Low, Normal};
 use crate::telemetry::{DropsSnapshot, Size};
 use crate::tunnel::{Tun, TunConfig};
@@ -37,15 +33,13 @@ fn tun() -> Arc<Tun> {
 
 fn hub(client_to_client: bool) -> Arc<Hub> {
     let config = json!({
-        "listenAddr": "127.0.0.1:0", "subnet": "10.8.0.0/24", "clientToClient": client_to_client,
+        "listenAddr": "127.0.0.1:0", "subnet": "10.8.0.0/24", "clientToClient": client_to_client, "stateDir": null,
         // RFC 7748 §6.1.
         "privateKey": "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=",
         "publicKey": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
     });
     let config = ServerConfig::parse(&config, Path::new("/")).unwrap();
-    let pool = AddressPool::new(config.subnet, None);
-    let admission = Admission::new(pool, 9, ReplayCache::new(Duration::from_secs(10)));
-    Arc::new(Hub::new(config, None, admission, Events::new(Arc::new(Nobody))))
+    Arc::new(Hub::new(config, None, Events::new(Arc::new(Nobody))))
 }
 
 /// A client that is connected, with the address 10.8.0.`number`.
@@ -57,10 +51,10 @@ fn peer(hub: &Hub, number: u8, mtu: u16, limit: Option<RateLimit>) -> Arc<Peer> 
         prefix_length: 24,
         intake: Intake { mtu, offload: false },
         name: None,
-        remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        port: 1,
     };
-    let peer = Arc::new(Peer::new(identity, mpsc::channel(1).0, limit));
+    let present =
+        Present { connection: number.into(), remote: ([127, 0, 0, 1], 1).into(), orders: mpsc::channel(1).0 };
+    let peer = Arc::new(Peer::new(identity, Some(present), limit));
     hub.register(&peer);
     peer
 }
@@ -209,7 +203,7 @@ fn what_waits_when_a_session_ends_is_counted_once() {
                 losses.push((class, DropReason::RateLimit, up));
             }
             assert_drops(&hub.totals().drops, &[]);
-            hub.unregister(&peer, DisconnectReason::ConnectionLost);
+            hub.unregister(&peer.id, None, DisconnectReason::ConnectionLost);
             assert_drops(&hub.totals().drops, &losses);
             assert!(peer.queue.is_empty() && peer.held.is_empty());
             assert_drops(&peer.traffic.snapshot().drops, &losses);

@@ -59,6 +59,7 @@ impl Session {
             }
         }
         self.silence.sent(now);
+        self.unanswered.sent(now);
         self.check_key_use();
         Ok(())
     }
