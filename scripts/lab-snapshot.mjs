@@ -19,7 +19,8 @@ const parts = () => ({
   // The file and whose it is, where a link leads to, and what lies beside it.
   resolvers: "cat /etc/resolv.conf; stat -c '%N %A %u:%g' /etc/resolv.conf; ls -A /etc | grep resolv",
   settings: `grep -rs . ${SETTINGS}`,
-  journals: `ls ${STATE_DIR} | grep -v '^lock$'`,
+  // The folder of addresses given is to stay: a next start honours them.
+  journals: `ls ${STATE_DIR} | grep -vE '^(lock|leases)$'`,
 });
 
 const SEPARATOR = '\u001e';
