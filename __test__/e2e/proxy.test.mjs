@@ -1,6 +1,6 @@
 /** Proxies: an HTTP proxy that the client goes through, and one before the server that speaks the PROXY protocol. */
 import assert from 'node:assert/strict';
-import { after, before, describe, it } from 'node:test';
+import { before, describe, it } from 'node:test';
 
 import { assertFails } from './support/assert.mjs';
 import { authority, clientConfig, PORT, requires, SERVER, TUNNEL, useSite, WEB } from './support/site.mjs';
@@ -27,8 +27,6 @@ describe('a client behind an HTTP proxy', { skip: requires() }, () => {
     proxy = await site.agent(site.internet);
     await proxy.run(serveConnect, { port: PROXY_PORT, user: 'me:p@ss', hosts: { [NAME]: SERVER.address } });
   });
-
-  after(() => site.internet.exec(['nft', 'delete', 'table', 'ip', 'closed']));
 
   it('has a tunnel through it, and keeps the way to it', async () => {
     const server = await site.serve();
