@@ -50,6 +50,8 @@ export class Lab {
   static async open() {
     const missing = Lab.unavailable();
     if (missing) throw new LabError(missing);
+    // The machine's proxy is not there for a lab's hosts.
+    for (const name of ['https_proxy', 'HTTPS_PROXY']) delete process.env[name];
     const lab = new Lab();
     lab.internet = await lab.#hold('internet', ['unshare', ...userNamespace()]);
     return lab;

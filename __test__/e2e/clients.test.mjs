@@ -116,14 +116,32 @@ describe('clients of one server', { skip: requires() }, () => {
   });
 
   it('are missed when they vanish', async () => {
-    const server = await site.serve();
+    const server = await site.serve({ sessionGraceSecs: 2 });
     const client = await site.connect();
     const { clientId } = await server.vpn.event('client-connected');
     await client.agent.kill('SIGKILL');
+    await eventually(async () => {
+      const [{ online, assignedIp }] = await server.vpn.listClients();
+      assert.deepEqual({ online, assignedIp }, { online: false, assignedIp: client.assignedIp });
+    });
+    assert.equal(server.vpn.seen('client-disconnected').length, 0, 'it may come back');
     assert.deepEqual(await server.vpn.event('client-disconnected'), { clientId, reason: 'connection-lost' });
     assert.deepEqual(await server.vpn.listClients(), []);
 
     await site.connect(); // undoes what the killed one left
+  });
+
+  it('that are away are missed at once where the operator says so', async () => {
+    const server = await site.serve({ sessionGraceSecs: 60 });
+    const client = await site.connect();
+    const { clientId } = await server.vpn.event('client-connected');
+    await client.agent.kill('SIGKILL');
+    await eventually(async () => assert.equal((await server.vpn.listClients())[0].online, false));
+    await server.vpn.disconnectClient(clientId);
+    assert.deepEqual(await server.vpn.event('client-disconnected'), { clientId, reason: 'kicked' });
+    assert.deepEqual(await server.vpn.listClients(), []);
+
+    await site.connect();
   });
 
   it('are refused when no address is left, and admitted when one is', async () => {

@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::connect::{self, ConnectError, Connector};
+use super::connect::{self, Connector};
+use super::hop::{Hop, of_proxy};
 use super::http::{self, HEADER_COUNT_LIMIT, Head, HeadError, SUBPROTOCOL, USER_AGENT, begins_answer};
 use super::paced::PacedTcp;
 use super::proxy;
@@ -119,86 +120,6 @@ pub async fn dial(endpoint: &Endpoint, options: &DialOptions) -> Result<Dialed, 
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Where TCP goes: to the server, or to the proxy.
-struct Hop<'a> {
-    host: &'a str,
-    port: u16,
-    is_proxy: bool,
-}
-
-impl<'a> Hop<'a> {
-    fn of(endpoint: &'a Endpoint, options: &'a DialOptions) -> Self {
-        match &options.proxy {
-            Some(proxy) => Self { host: &proxy.host, port: proxy.port, is_proxy: true },
-            None => Self { host: &endpoint.host, port: endpoint.port, is_proxy: false },
-        }
-    }
-
-    /// What messages call it: its name, if it has one, and the address that was tried.
-    fn known_as(&self, remote: SocketAddr) -> String {
-        let is_address = self.host.parse::<IpAddr>().is_ok();
-        if is_address { remote.to_string() } else { format!("{} ({remote})", self.host) }
-    }
-
-    fn connect_error(&self, error: ConnectError) -> DialError {
-        match error {
-            ConnectError::Lookup(source) => self.no_address(source),
-            ConnectError::Exhausted => self.lost(self.host.to_owned(), None),
-            ConnectError::Attempt(remote, source) => self.attempt_error(self.known_as(remote), source),
-        }
-    }
-
-    fn connect_timeout(&self, connector: &Connector<'_>) -> DialError {
-        let phase = if connector.is_resolving() { DialPhase::Resolve } else { DialPhase::Connect };
-        self.timeout(format!("{}:{}", self.host, self.port), phase)
-    }
-
-    fn attempt_error(&self, name: String, source: io::Error) -> DialError {
-        match source.kind() {
-            io::ErrorKind::TimedOut => self.timeout(name, DialPhase::Connect),
-            io::ErrorKind::ConnectionReset => self.lost(name, Some(source)),
-            kind => {
-                let refused = kind == io::ErrorKind::ConnectionRefused;
-                match (self.is_proxy, refused) {
-                    (false, true) => DialError::Refused { server: name, source },
-                    (false, false) => DialError::Unreachable { server: name, source },
-                    (true, true) => of_proxy(name, ProxyFault::Refused, Some(source)),
-                    (true, false) => of_proxy(name, ProxyFault::Unreachable, Some(source)),
-                }
-            }
-        }
-    }
-
-    fn no_address(&self, source: Option<io::Error>) -> DialError {
-        let host = self.host.to_owned();
-        if self.is_proxy {
-            of_proxy(host, ProxyFault::Unresolved, source)
-        } else {
-            DialError::Dns { host, source }
-        }
-    }
-
-    fn timeout(&self, name: String, phase: DialPhase) -> DialError {
-        if self.is_proxy {
-            of_proxy(name, ProxyFault::Timeout(phase), None)
-        } else {
-            DialError::Timeout { server: name, phase }
-        }
-    }
-
-    fn lost(&self, name: String, source: Option<io::Error>) -> DialError {
-        if self.is_proxy {
-            of_proxy(name, ProxyFault::Lost, source)
-        } else {
-            DialError::Lost { server: name, phase: DialPhase::Connect, source }
-        }
-    }
-}
-
-const fn of_proxy(proxy: String, fault: ProxyFault, source: Option<io::Error>) -> DialError {
-    DialError::Proxy { proxy, fault, source }
 }
 
 /// From TCP with `hop` to a WebSocket. With `others` to fall back on, it takes half of the remaining time at

@@ -278,6 +278,44 @@ mod tests {
         assert!(matches!(read(&[]).await, Err(HeadError::Closed)));
     }
 
+    #[tokio::test]
+    async fn a_head_that_is_read_alone_leaves_the_rest() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (bytes, head) in [
+            (b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n\x16\x03\x01rest".to_vec(), Some(25)),
+            (b"HTTP/1.1 200 OK\n\n\x16\x03\x01rest".to_vec(), Some(17)),
+            (
+                [b"HTTP/1.1 200 OK\r\nA: ", &[b'a'; 3000][..], b"\r\n\r\n\x16\x03\x01rest"].concat(),
+                Some(3024),
+            ),
+            (b"SSH-2.0".to_vec(), None),
+            (b"HTTP/1.1 2".to_vec(), None),
+            (vec![b'H'; 2 * HEAD_LIMIT], None),
+        ] {
+            for size in [1, 700, bytes.len()] {
+                let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                let (mut near, _) = listener.accept().await.unwrap();
+                far.set_nodelay(true).unwrap();
+                let send = async {
+                    for piece in bytes.chunks(size) {
+                        tokio::io::AsyncWriteExt::write_all(&mut far, piece).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                    tokio::io::AsyncWriteExt::shutdown(&mut far).await.unwrap();
+                };
+                let mut alone = Head::default();
+                let (read, ()) = tokio::join!(alone.read_alone(&mut near, |bytes| bytes[0] == b'H'), send);
+                assert_eq!(read.ok().map(|()| alone.head().len()), head);
+                if head.is_some() {
+                    let mut rest = Vec::new();
+                    near.read_to_end(&mut rest).await.unwrap();
+                    assert_eq!(rest, b"\x16\x03\x01rest");
+                    assert!(alone.leftover().is_empty());
+                }
+            }
+        }
+    }
+
     #[test]
     fn lists_go_over_all_lines() {
         let header = |name, value| Header { name, value };

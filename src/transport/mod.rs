@@ -16,6 +16,7 @@ mod dial;
 mod dial_error;
 mod error;
 mod frame;
+mod hop;
 mod http;
 mod listener;
 mod no_proxy;

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
+use super::hop::of_proxy;
 use super::http::{HEADER_COUNT_LIMIT, Head, HeadError, USER_AGENT, begins_answer};
 use super::retry_after::retry_after;
 use super::url::{BracketedHost, parse_port, split_authority};
@@ -127,7 +128,7 @@ pub(super) async fn open_tunnel(
     name: &str,
     endpoint: &Endpoint,
 ) -> Result<(), DialError> {
-    let failed = |fault, source| DialError::Proxy { proxy: name.to_owned(), fault, source };
+    let failed = |fault, source| of_proxy(name.to_owned(), fault, source);
     let stranger = |why| failed(ProxyFault::Stranger(why), None);
     tcp.write_all(request(proxy, endpoint).as_bytes())
         .await

@@ -29,6 +29,7 @@ async fn pair(tls: bool) -> (WebSocket<Stream>, WebSocket<Stream>) {
     let (dialed, (server, peer)) = tokio::join!(dial(&endpoint, &options), accepted);
     let dialed = dialed.unwrap();
     assert_eq!((dialed.remote, dialed.local), (listener.local_addr(), peer));
+    assert_eq!(dialed.server, listener.local_addr().to_string());
     let (mut client, mut server) = (dialed.websocket, server);
     client.set_message_limit(SESSION_MESSAGE_LIMIT);
     server.set_message_limit(SESSION_MESSAGE_LIMIT);
