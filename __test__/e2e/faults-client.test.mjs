@@ -7,8 +7,6 @@ import { moment } from './support/flow.mjs';
 import { endAll } from './support/program.mjs';
 import { LONG, requires, useSite } from './support/site.mjs';
 
-const TIMEOUT_MS = 300_000;
-
 /** How long nothing is done to the tunnel, so that each cause has its own stall. */
 const REST_MS = STALL_MS + 1_000;
 
@@ -16,7 +14,7 @@ const REST_MS = STALL_MS + 1_000;
 const FIRST = { device: 'eth0', network: '10.90.1', address: '10.90.1.2', network6: 'fd90:1:' };
 const SECOND = { device: 'eth1', network: '10.91.1' };
 
-describe('a download survives that its client', { skip: requires(), timeout: 2 * TIMEOUT_MS }, () => {
+describe('a download survives that its client', { skip: requires() }, () => {
   const site = useSite();
   beforeEach(async () => {
     await site.serveWeb();
@@ -24,7 +22,7 @@ describe('a download survives that its client', { skip: requires(), timeout: 2 *
   });
   afterEach(() => endAll('SIGKILL'));
 
-  it('moves from network to network', { timeout: TIMEOUT_MS }, async (t) => {
+  it('moves from network to network', async (t) => {
     await addUplink(site);
     try {
       const client = await site.connect();
@@ -45,7 +43,7 @@ describe('a download survives that its client', { skip: requires(), timeout: 2 *
     }
   });
 
-  it('does not run for a while', { timeout: TIMEOUT_MS }, async (t) => {
+  it('does not run for a while', async (t) => {
     const client = await site.connect();
     const ms = LONG ? 40_000 : 12_000;
     await endure(t, site, client, { seconds: 10, patienceMs: 3 * ms + 30_000 }, async ({ cause }) => {

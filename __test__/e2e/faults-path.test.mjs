@@ -1,17 +1,16 @@
-/** Connections that are cut, held up, cut to pieces or forgotten on their way, during a download. */
+/** Connections that are cut, held up, or cut to pieces on their way, during a download. */
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { DETECTION_MS, DOWNLOAD, endure, NOISE_MS, STALL_MS } from './support/faults.mjs';
+import { endure, NOISE_MS, STALL_MS } from './support/faults.mjs';
 import { moment } from './support/flow.mjs';
 import { median } from './support/load.mjs';
 import { endAll } from './support/program.mjs';
 import { openRelay } from './support/relay.mjs';
 import { LONG, PORT, requires, SERVER, useSite } from './support/site.mjs';
 
-const TIMEOUT_MS = 240_000;
 const RELAY_PORT = 9443;
 const THROUGH_RELAY = { serverUrl: `wss://${SERVER.address}:${RELAY_PORT}/` };
 
@@ -21,7 +20,7 @@ const REST_MS = STALL_MS + 1_000;
 /** What of a connection is passed on byte by byte: its handshakes, which are a few KiB, and 100 KiB of traffic. */
 const SINGLE_BYTES = 108 * 1024;
 
-describe('through a relay', { skip: requires(), timeout: 3 * TIMEOUT_MS }, () => {
+describe('through a relay', { skip: requires() }, () => {
   const site = useSite();
   let relay;
   beforeEach(async () => {
@@ -34,43 +33,34 @@ describe('through a relay', { skip: requires(), timeout: 3 * TIMEOUT_MS }, () =>
   });
   afterEach(() => endAll('SIGKILL'));
 
-  it(
-    'a download survives that its connection is cut in the middle of a frame',
-    { timeout: TIMEOUT_MS },
-    async (t) => {
-      const client = await site.connect(THROUGH_RELAY);
-      const ways = Array.from({ length: LONG ? 10 : 2 }, () => ['reset', 'end']).flat();
-      await endure(t, site, client, { seconds: 3 + ways.length * 5 }, async ({ cause }) => {
-        for (const way of ways) {
-          await sleep(500);
-          const after = randomInt(1, 100_000);
-          await cause(`${way} after ${after} bytes`, () => cutNow(relay, way, after));
-          await sleep(REST_MS);
-        }
-      });
-    },
-  );
+  it('a download survives that its connection is cut in the middle of a frame', async (t) => {
+    const client = await site.connect(THROUGH_RELAY);
+    const ways = Array.from({ length: LONG ? 10 : 2 }, () => ['reset', 'end']).flat();
+    await endure(t, site, client, { seconds: 3 + ways.length * 5 }, async ({ cause }) => {
+      for (const way of ways) {
+        await sleep(500);
+        const after = randomInt(1, 100_000);
+        await cause(`${way} after ${after} bytes`, () => cutNow(relay, way, after));
+        await sleep(REST_MS);
+      }
+    });
+  });
 
   for (const way of ['reset', 'end']) {
-    it(
-      `a download that pauses survives that its idle connection is cut (${way})`,
-      { timeout: TIMEOUT_MS },
-      async (t) => {
-        const client = await site.connect(THROUGH_RELAY);
-        const holdMs = LONG ? 20_000 : 6_000;
-        await endure(t, site, client, { seconds: 4, holdMs }, async ({ cause }) => {
-          await sleep(2_000 + holdMs / 2);
-          await cause(`${way} after ${holdMs / 2} ms`, () => cutNow(relay, way));
-          assert.equal(
-            (await client.vpn.event('status', ({ state }) => state === 'reconnecting')).state,
-            'reconnecting',
-          );
-        });
-      },
-    );
+    it(`a download that pauses survives that its idle connection is cut (${way})`, async (t) => {
+      const client = await site.connect(THROUGH_RELAY);
+      const holdMs = LONG ? 20_000 : 6_000;
+      await endure(t, site, client, { seconds: 4, holdMs }, async ({ cause }) => {
+        await sleep(2_000 + holdMs / 2);
+        await cause(`${way} after ${holdMs / 2} ms`, () => cutNow(relay, way));
+        for (const expected of ['reconnecting', 'connected']) {
+          await client.vpn.event('status', ({ state }) => state === expected);
+        }
+      });
+    });
   }
 
-  it('a download survives that everything is held for a while', { timeout: TIMEOUT_MS }, async (t) => {
+  it('a download survives that everything is held for a while', async (t) => {
     const client = await site.connect(THROUGH_RELAY);
     await endure(t, site, client, { seconds: 14 }, async ({ cause }) => {
       for (const ms of [300, 2_000]) {
@@ -85,7 +75,7 @@ describe('through a relay', { skip: requires(), timeout: 3 * TIMEOUT_MS }, () =>
     });
   });
 
-  it('a connection begins and goes on in segments of one byte', { timeout: TIMEOUT_MS }, async (t) => {
+  it('a connection begins and goes on in segments of one byte', async (t) => {
     await relay.single(SINGLE_BYTES);
     const begun = moment();
     const client = await site.connect(THROUGH_RELAY);
@@ -94,19 +84,19 @@ describe('through a relay', { skip: requires(), timeout: 3 * TIMEOUT_MS }, () =>
     assert.deepEqual(client.vpn.seen('status'), [], 'it was never away');
   });
 
-  it(
-    'a connection goes on in segments that are merged, and 200 ms late',
-    { timeout: TIMEOUT_MS },
-    async (t) => {
-      await relay.merge(true);
-      await relay.delay(200);
+  for (const [how, order] of Object.entries({
+    'in segments that are merged': () => relay.merge(true),
+    '200 ms late, each way': () => relay.delay(200),
+  })) {
+    it(`a connection goes on ${how}`, async (t) => {
+      await order();
       const client = await site.connect(THROUGH_RELAY);
-      await endure(t, site, client, { bytes: 8 << 20, seconds: 2 }, async () => {});
+      await endure(t, site, client, { bytes: 4 << 20, seconds: 2 }, async () => {});
       assert.deepEqual(client.vpn.seen('status'), [], 'it was never away');
-    },
-  );
+    });
+  }
 
-  it('a connection is taken up again as fast as it was made', { timeout: TIMEOUT_MS }, async (t) => {
+  it('a connection is taken up again as fast as it was made', async (t) => {
     await relay.delay(ROUND_TRIP_MS / 2);
     const [made, resumed] = [[], []];
     for (let time = 0; time < (LONG ? 20 : 5); time++) {
@@ -137,82 +127,3 @@ async function cutNow(relay, way, after) {
   const accepted = await relay.cut(way, after);
   assert.ok(accepted > 0, 'there was a connection to cut');
 }
-
-/**
- * Datagrams that the outer connection holds already when its path goes silent. They come late if the path is back before
- * that was noticed: 64 KiB of what the tests send.
- */
-const BUFFERED = 150;
-
-describe('a path that swallows everything', { skip: requires(), timeout: 3 * TIMEOUT_MS }, () => {
-  const site = useSite();
-  beforeEach(async () => {
-    await site.serveWeb();
-    await site.serve();
-  });
-  afterEach(async () => {
-    await endAll('SIGKILL');
-    await fill(site);
-  });
-
-  for (const ms of LONG ? [5_000, 15_000, 60_000] : [5_000]) {
-    it(`for ${ms / 1_000} s loses a download nothing`, { timeout: TIMEOUT_MS }, async (t) => {
-      const client = await site.connect();
-      const lateAtMost = ms < DETECTION_MS ? BUFFERED : 0;
-      const options = { seconds: 10, patienceMs: 3 * ms + 30_000, lateAtMost };
-      await endure(t, site, client, options, async ({ cause }) => {
-        await sleep(2_000);
-        // The sender's own time-out doubles with each try, so that its next one may be as far away again.
-        await cause(`silence of ${ms} ms`, () => silence(site, () => sleep(ms)), {
-          tcpStallMs: ms + STALL_MS,
-        });
-        await sleep(REST_MS);
-      });
-    });
-  }
-
-  it('is noticed soon', { timeout: TIMEOUT_MS }, async (t) => {
-    const client = await site.connect();
-    const options = { seconds: 10, bytes: DOWNLOAD / 4, patienceMs: 90_000 };
-    await endure(t, site, client, options, async ({ cause }) => {
-      await sleep(2_000);
-      const limits = { tcpStallMs: DETECTION_MS + STALL_MS };
-      await cause('silence until it is noticed', () => silence(site, () => noticed(t, client.vpn)), limits);
-      const healed = moment();
-      await client.vpn.event('status', ({ state }) => state === 'connected');
-      t.diagnostic(`connected ${(moment() - healed).toFixed()} ms after the path is back`);
-      await sleep(REST_MS);
-    });
-  });
-});
-
-async function noticed(test, vpn) {
-  const begun = moment();
-  await vpn.event('status', ({ state }) => state === 'reconnecting', 2 * DETECTION_MS);
-  const ms = moment() - begun;
-  test.diagnostic(`noticed after ${ms.toFixed()} ms`);
-  assert.ok(ms <= DETECTION_MS + NOISE_MS, `noticed after ${ms.toFixed()} ms`);
-}
-
-/** Drops what goes to the server and comes from it, for as long as `wait` takes; resolves with the moment of its end. */
-async function silence(site, wait) {
-  await site.internet.exec(['nft', '-f', '-'], { input: HOLE });
-  try {
-    await wait();
-  } finally {
-    await fill(site);
-  }
-  return moment();
-}
-
-function fill(site) {
-  return site.internet.exec(['nft', '-f', '-'], { input: 'table ip hole\ndelete table ip hole\n' });
-}
-
-const HOLE = `table ip hole {
-  chain forward {
-    type filter hook forward priority 0;
-    ip daddr ${SERVER.address} drop
-    ip saddr ${SERVER.address} drop
-  }
-}`;

@@ -10,20 +10,18 @@ import { endAll } from './support/program.mjs';
 import { BEHIND_PROXY, Nginx, ServerProcess } from './support/servers.mjs';
 import { LONG, requires, useSite } from './support/site.mjs';
 
-const TIMEOUT_MS = 180_000;
-
 /** How long nothing is done to the tunnel, so that each cause has its own stall. */
 const REST_MS = STALL_MS + 1_000;
 
 /** How long the supervisor of a killed server takes to start it again. */
 const RESTART_MS = 1_000;
 
-describe('a download survives', { skip: requires() || notBuilt, timeout: 2 * TIMEOUT_MS }, () => {
+describe('a download survives', { skip: requires() || notBuilt }, () => {
   const site = useSite();
   beforeEach(() => site.serveWeb());
   afterEach(() => endAll('SIGKILL'));
 
-  it('the SIGKILL of the server', { timeout: TIMEOUT_MS }, async (t) => {
+  it('the SIGKILL of the server', async (t) => {
     const server = await ServerProcess.start(site);
     const client = await site.connect();
     const times = LONG ? 3 : 1;
@@ -40,7 +38,7 @@ describe('a download survives', { skip: requires() || notBuilt, timeout: 2 * TIM
     });
   });
 
-  it('a restart of the server, which tells its clients', { timeout: TIMEOUT_MS }, async (t) => {
+  it('a restart of the server, which tells its clients', async (t) => {
     const server = await ServerProcess.start(site);
     const client = await site.connect();
     const options = { seconds: 8, stallMs: GRACEFUL_STALL_MS };
@@ -61,28 +59,24 @@ describe('a download survives', { skip: requires() || notBuilt, timeout: 2 * TIM
   });
 });
 
-describe(
-  'a download through nginx survives',
-  { skip: requires('nginx') || notBuilt, timeout: TIMEOUT_MS },
-  () => {
-    const site = useSite();
-    beforeEach(() => site.serveWeb());
-    afterEach(() => endAll('SIGKILL'));
+describe('a download through nginx survives', { skip: requires('nginx') || notBuilt }, () => {
+  const site = useSite();
+  beforeEach(() => site.serveWeb());
+  afterEach(() => endAll('SIGKILL'));
 
-    it('that it is reloaded, which cuts connections', { timeout: TIMEOUT_MS }, async (t) => {
-      await ServerProcess.start(site, BEHIND_PROXY);
-      const nginx = await Nginx.start(site);
-      const client = await site.connect();
-      const times = LONG ? 5 : 2;
-      await endure(t, site, client, { seconds: 3 + times * 6 }, async ({ cause }) => {
-        for (let time = 1; time <= times; time++) {
-          await sleep(1_000);
-          // It is the end of the old worker that cuts; the new one is there since a second before.
-          await cause(`reload ${time}`, () => nginx.reload());
-          await sleep(REST_MS);
-        }
-      });
-      assert.ok(client.vpn.seen('status').filter(({ state }) => state === 'reconnecting').length >= times);
+  it('that it is reloaded, which cuts connections', async (t) => {
+    await ServerProcess.start(site, BEHIND_PROXY);
+    const nginx = await Nginx.start(site);
+    const client = await site.connect();
+    const times = LONG ? 5 : 2;
+    await endure(t, site, client, { seconds: 3 + times * 6 }, async ({ cause }) => {
+      for (let time = 1; time <= times; time++) {
+        await sleep(1_000);
+        // It is the end of the old worker that cuts; the new one is there since a second before.
+        await cause(`reload ${time}`, () => nginx.reload());
+        await sleep(REST_MS);
+      }
     });
-  },
-);
+    assert.ok(client.vpn.seen('status').filter(({ state }) => state === 'reconnecting').length >= times);
+  });
+});

@@ -144,8 +144,7 @@ class Stamps {
 async function exchange(address, port, key, rate) {
   const socket = createSocket('udp4');
   const stamps = new Stamps(socket, key, mode === 'call' ? { address, port: Number(port) } : undefined);
-  if (mode === 'answer') socket.bind(Number(port), address);
-  else socket.bind(0);
+  socket.bind(Number(port), mode === 'answer' ? address : undefined);
   await once(socket, 'listening');
   tell({ begun: moment() });
   let stopped = false;
