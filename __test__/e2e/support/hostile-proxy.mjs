@@ -292,7 +292,9 @@ class Session {
     const { kind, direction, inHandshake } = this.#plan;
     // Before there are keys a client has to believe it, and takes it for a hint.
     const isHint = kind === 'a plain Disconnect' && direction === 'down' && inHandshake;
-    this.#proxy.countClose(isHint ? 'after a hint' : code, performance.now() - this.#harmedAt);
+    const stage = inHandshake ? ' in the handshake' : '';
+    const told = code === 'none' ? `none (${direction}, ${kind}${stage})` : code;
+    this.#proxy.countClose(isHint ? 'after a hint' : told, performance.now() - this.#harmedAt);
   }
 }
 
