@@ -11,6 +11,9 @@ import { LONG, requires, SERVER, useSite } from './support/site.mjs';
 /** How long nothing is done to the tunnel, so that each cause has its own stall. */
 const REST_MS = STALL_MS + 1_000;
 
+/** Of the download, in bytes a second: the faster it is, the more is under way when the path goes silent. */
+const RATE = 5e6;
+
 /**
  * Datagrams that the outer connection holds already when its path goes silent. They come late if the path is back before
  * that was noticed: 64 KiB of what the tests send.
@@ -32,7 +35,7 @@ describe('a path that swallows everything', { skip: requires() }, () => {
     it(`for ${ms / 1_000} s loses a download nothing`, async (t) => {
       const client = await site.connect();
       const lateAtMost = ms < DETECTION_MS ? BUFFERED : 0;
-      const options = { seconds: 10, patienceMs: 3 * ms + 30_000, lateAtMost };
+      const options = { seconds: DOWNLOAD / RATE, patienceMs: 3 * ms + 30_000, lateAtMost };
       await endure(t, site, client, options, async ({ cause }) => {
         await sleep(2_000);
         // The sender's own time-out doubles with each try, so that its next one may be as far away again.

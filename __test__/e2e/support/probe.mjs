@@ -28,6 +28,9 @@ export const STALE_MS = 3_000;
 const STAMP = 400;
 const SIGNED = STAMP - 32;
 
+/** Room for datagrams that come all at once, in bytes: they must be seen to be judged. */
+const RECEIVE_BUFFER = 4 << 20;
+
 /** Now, by the clock that all processes of the machine share. */
 export function moment() {
   return Number(process.hrtime.bigint()) / 1e6;
@@ -146,6 +149,7 @@ async function exchange(address, port, key, rate) {
   const stamps = new Stamps(socket, key, mode === 'call' ? { address, port: Number(port) } : undefined);
   socket.bind(Number(port), mode === 'answer' ? address : undefined);
   await once(socket, 'listening');
+  socket.setRecvBufferSize(RECEIVE_BUFFER);
   tell({ begun: moment() });
   let stopped = false;
   const end = once(process.stdin.resume(), 'end').then(() => (stopped = true));
