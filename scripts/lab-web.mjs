@@ -7,15 +7,22 @@ import { createSocket } from 'node:dgram';
 import { createServer } from 'node:http';
 import { once } from 'node:events';
 import { pipeline } from 'node:stream/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 const CHUNK = Buffer.alloc(256 * 1024);
+
+/** What is sent at once where there is a rate: small beside what any rate sends in the time that a test looks at. */
+const PIECE = 32 * 1024;
+
+/** How much of the time that was lost to slow timers is made up for, in milliseconds. */
+const SLACK_MS = 50;
 
 /**
  * Starts both servers on all addresses.
  *
  * `GET /` says who asks. `GET /random/<bytes>` sends a file that is always the same for its size,
- * with its SHA-256 in `x-sha256`. `PUT /` answers `{ bytes, sha256 }`. DNS resolves `web.test` to
- * `address` and every other name to nothing.
+ * with its SHA-256 in `x-sha256`; `?rate=` is how many bytes a second it sends at most, `?holdMs=` how long it waits in
+ * the middle. `PUT /` answers `{ bytes, sha256 }`. DNS resolves `web.test` to `address` and every other name to nothing.
  *
  * @param {{ address: string }} options
  */
@@ -31,7 +38,8 @@ export async function serveWeb({ address }) {
 }
 
 async function answer(request, response) {
-  const size = /^\/random\/(\d+)$/.exec(request.url)?.[1];
+  const { pathname, searchParams } = new URL(request.url, 'http://web.test');
+  const size = /^\/random\/(\d+)$/.exec(pathname)?.[1];
   if (request.method === 'PUT') {
     const hash = createHash('sha256');
     let bytes = 0;
@@ -42,7 +50,7 @@ async function answer(request, response) {
     response.end(JSON.stringify({ bytes, sha256: hash.digest('hex') }));
   } else if (size) {
     response.writeHead(200, { 'content-length': size, 'x-sha256': digest(Number(size)) });
-    await pipeline(random(Number(size)), response);
+    await pipeline(slowly(Number(size), searchParams), response);
   } else {
     const from = request.socket.remoteAddress.replace(/^::ffff:/, '');
     response.end(`Hello from the public host. You came from ${from}.\n`);
@@ -54,6 +62,24 @@ export function* random(size) {
   const cipher = createCipheriv('aes-128-ctr', Buffer.alloc(16), Buffer.alloc(16));
   for (let left = size; left > 0; left -= CHUNK.length) {
     yield cipher.update(CHUNK.subarray(0, Math.min(left, CHUNK.length)));
+  }
+}
+
+/** The same bytes at a pace; what could not be sent for a while is not made up for. */
+async function* slowly(size, options) {
+  const [rate, holdMs] = ['rate', 'holdMs'].map((name) => Number(options.get(name)));
+  let left = size;
+  let due = performance.now();
+  for (const chunk of random(size)) {
+    if (holdMs && left > size / 2 && left - chunk.length <= size / 2) await sleep(holdMs);
+    left -= chunk.length;
+    const pieces = rate ? Math.ceil(chunk.length / PIECE) : 1;
+    for (let piece = 0; piece < pieces; piece++) {
+      const bytes = pieces === 1 ? chunk : chunk.subarray(piece * PIECE, (piece + 1) * PIECE);
+      if (rate) due = Math.max(due, performance.now() - SLACK_MS) + (bytes.length / rate) * 1000;
+      if (due > performance.now()) await sleep(due - performance.now());
+      yield bytes;
+    }
   }
 }
 

@@ -5,10 +5,10 @@ import { readFileSync } from 'node:fs';
 /** The package of each tool, by the distribution's package manager; what is not here is in util-linux. */
 const PACKAGES = {
   'apt-get': { apache2: 'apache2', caddy: 'caddy', curl: 'curl', dig: 'bind9-dnsutils', ethtool: 'ethtool', haproxy: 'haproxy', ip: 'iproute2', iperf3: 'iperf3', nft: 'nftables', nginx: 'nginx-light', ping: 'iputils-ping', socat: 'socat', strace: 'strace', stunnel4: 'stunnel4', 'systemd-socket-activate': 'systemd', tcpdump: 'tcpdump' },
-  dnf: { curl: 'curl', dig: 'bind-utils', ethtool: 'ethtool', ip: 'iproute', iperf3: 'iperf3', nft: 'nftables', ping: 'iputils', socat: 'socat', strace: 'strace', 'systemd-socket-activate': 'systemd', tcpdump: 'tcpdump' },
-  pacman: { curl: 'curl', dig: 'bind', ethtool: 'ethtool', ip: 'iproute2', iperf3: 'iperf3', nft: 'nftables', ping: 'iputils', socat: 'socat', strace: 'strace', 'systemd-socket-activate': 'systemd', tcpdump: 'tcpdump' },
-  zypper: { curl: 'curl', dig: 'bind-utils', ethtool: 'ethtool', ip: 'iproute2', iperf3: 'iperf', nft: 'nftables', ping: 'iputils', socat: 'socat', strace: 'strace', 'systemd-socket-activate': 'systemd', tcpdump: 'tcpdump' },
-  apk: { curl: 'curl', dig: 'bind-tools', ethtool: 'ethtool', ip: 'iproute2', iperf3: 'iperf3', nft: 'nftables', ping: 'iputils-ping', socat: 'socat', strace: 'strace', 'systemd-socket-activate': 'systemd', tcpdump: 'tcpdump' },
+  dnf: { curl: 'curl', dig: 'bind-utils', ethtool: 'ethtool', ip: 'iproute', iperf3: 'iperf3', nft: 'nftables', nginx: 'nginx', ping: 'iputils', socat: 'socat', strace: 'strace', 'systemd-socket-activate': 'systemd', tcpdump: 'tcpdump' },
+  pacman: { curl: 'curl', dig: 'bind', ethtool: 'ethtool', ip: 'iproute2', iperf3: 'iperf3', nft: 'nftables', nginx: 'nginx', ping: 'iputils', socat: 'socat', strace: 'strace', 'systemd-socket-activate': 'systemd', tcpdump: 'tcpdump' },
+  zypper: { curl: 'curl', dig: 'bind-utils', ethtool: 'ethtool', ip: 'iproute2', iperf3: 'iperf', nft: 'nftables', nginx: 'nginx', ping: 'iputils', socat: 'socat', strace: 'strace', 'systemd-socket-activate': 'systemd', tcpdump: 'tcpdump' },
+  apk: { curl: 'curl', dig: 'bind-tools', ethtool: 'ethtool', ip: 'iproute2', iperf3: 'iperf3', nft: 'nftables', nginx: 'nginx', ping: 'iputils-ping', socat: 'socat', strace: 'strace', 'systemd-socket-activate': 'systemd', tcpdump: 'tcpdump' },
 }; // prettier-ignore
 
 /** What comes before the packages' names. */

@@ -16,7 +16,9 @@ use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
 use crate::session::{ClientFailure, ClientParams, KeepaliveCap, KeyLimits, Session, client};
-use crate::transport::{ClientTls, DialOptions, Dialed, Progress, Proxy, Stream, WebSocket, dial};
+use crate::transport::{
+    ClientTls, DialOptions, Dialed, Progress, Proxy, Stream, WebSocket, WebSocketError, dial,
+};
 
 /// How long an end that gives up waits for the answer to its Close.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
@@ -150,7 +152,15 @@ async fn handshake(approach: &Approach, dialed: Dialed) -> Result<Established, F
     let mut hello = approach.hello.clone();
     let mut is_anew = false;
     let outcome = loop {
-        let outcome = exchange(approach, &mut websocket, hello.clone()).await?;
+        let outcome = match exchange(approach, &mut websocket, hello.clone()).await {
+            Ok(outcome) => outcome,
+            Err(Refusal { close, failure }) => {
+                if let Some(code) = close {
+                    websocket.close(code, "", CLOSE_WAIT).await;
+                }
+                return Err(failure);
+            }
+        };
         match outcome {
             Err(ClientFailure::ResumeRefused(_)) if approach.aim != Aim::Beside && !is_anew => {
                 // On the same connection, once (PROTOCOL §8).
@@ -181,7 +191,7 @@ async fn exchange(
     approach: &Approach,
     websocket: &mut WebSocket<Stream>,
     hello: ClientHello,
-) -> Result<Result<client::Connected, ClientFailure>, Failure> {
+) -> Result<Result<client::Connected, ClientFailure>, Refusal> {
     let Approach { config, keepalive_cap, deadline, key_limits, .. } = approach;
     let params = ClientParams {
         server_key: config.server_public_key,
@@ -190,14 +200,24 @@ async fn exchange(
         keepalive_cap: *keepalive_cap,
         key_limits: *key_limits,
     };
-    let (awaiting, frame) =
-        client::start(params, &mut rand::rng()).map_err(|error| Failure::retry(internal(&error)))?;
+    let (awaiting, frame) = client::start(params, &mut rand::rng())
+        .map_err(|error| Refusal { close: None, failure: Failure::retry(internal(&error)) })?;
     let answered = timeout_at(*deadline, async {
-        websocket.send(&frame).await.map_err(|error| Failure::before_answer(&error.into()))?;
-        let message = websocket.recv().await.map_err(|error| Failure::before_answer(&error))?;
-        Ok(awaiting.handle_message(clock::now(), &mut rand::rng(), message))
+        websocket.send(&frame).await?;
+        let message = websocket.recv().await?;
+        Ok::<_, WebSocketError>(awaiting.handle_message(clock::now(), &mut rand::rng(), message))
     });
-    answered.await.unwrap_or_else(|_| Err(Failure::timeout("handshake")))
+    match answered.await {
+        Ok(Ok(outcome)) => Ok(outcome),
+        Ok(Err(error)) => Err(Refusal { close: error.close_code(), failure: Failure::before_answer(&error) }),
+        Err(_) => Err(Refusal { close: None, failure: Failure::timeout("handshake") }),
+    }
+}
+
+/// A connection that cannot go on, and what it is to be closed with, if it is there at all.
+struct Refusal {
+    close: Option<u16>,
+    failure: Failure,
 }
 
 fn internal(error: &dyn std::fmt::Display) -> VpnError {

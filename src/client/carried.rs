@@ -117,7 +117,14 @@ impl Carried {
     pub(super) async fn close(self, end: &End, wait: Duration) {
         let Self { link, wire_guard, .. } = self;
         drop(wire_guard);
-        link.close(end.close_code(), wait).await;
+        link.end(end, wait).await;
+    }
+
+    /// Drops a connection that can neither send nor hear anything.
+    pub(super) fn abort(self) {
+        let Self { link, wire_guard, .. } = self;
+        drop(wire_guard);
+        link.abort();
     }
 
     /// Tells the server that we leave, and closes (PROTOCOL §9).

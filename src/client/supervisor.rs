@@ -446,6 +446,7 @@ impl Run {
                 Err(Failure::from(end))
             }
             Ended::Gone(failure) => {
+                carried.abort();
                 self.comeback.network_changed();
                 Err(failure)
             }

@@ -17,7 +17,7 @@ use crate::packet::Record;
 use crate::qos::{Allowance, Batch, PacketQueue};
 use crate::session::{Event, Session, SessionError};
 use crate::telemetry::{Quality, Traffic};
-use crate::transport::{Quantum, SESSION_MESSAGE_LIMIT, WebSocket, WebSocketError};
+use crate::transport::{Quantum, SESSION_MESSAGE_LIMIT, Stream, WebSocket, WebSocketError};
 
 /// Bytes of packets that go into one WebSocket message: the longest super-packet, counted as the segments
 /// that it stands for. Enough to spread the cost of a message and a system call over many packets, little
@@ -371,6 +371,25 @@ where
             traffic.add_sent(batch.size());
         }
         Ok(!self.websocket.is_flushed())
+    }
+}
+
+impl<P> Link<Stream, P> {
+    /// Ends the connection as its end demands: one whose peer is dead is dropped, with what the kernel still holds
+    /// for it; any other is [closed](Self::close).
+    pub async fn end(self, end: &End, wait: Duration)
+    where
+        P: Port,
+    {
+        match end {
+            End::DeadPeer => self.websocket.abort(),
+            _ => self.close(end.close_code(), wait).await,
+        }
+    }
+
+    /// Drops the connection, with what the kernel still holds for it.
+    pub fn abort(self) {
+        self.websocket.abort();
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) async fn serve(
     let Some(mut running) = Box::pin(begin(&hub, &place, tcp, from, permit)).await else { return };
     let end = running.link.run().await;
     tracing::debug!(client = running.registered.peer.id, ?end, "session ends");
-    running.leave(&end).await;
+    running.leave(end).await;
 }
 
 /// From TCP to a session.
@@ -320,13 +320,12 @@ struct Running {
 
 impl Running {
     /// Says the goodbyes of a connection that has ended.
-    fn leave(self: Box<Self>, end: &End) -> Pin<Box<impl Future<Output = ()> + use<>>> {
+    fn leave(self: Box<Self>, end: End) -> Pin<Box<impl Future<Output = ()> + use<>>> {
         let Self { link, mut registered } = *self;
         // Nothing is routed to it any more, while the goodbyes are said.
-        registered.fate = fate(end);
+        registered.fate = fate(&end);
         drop(registered);
-        let code = end.close_code();
-        Box::pin(link.close(code, GOODBYE))
+        Box::pin(async move { link.end(&end, GOODBYE).await })
     }
 }
 

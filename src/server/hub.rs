@@ -33,6 +33,13 @@ use crate::tunnel::Tun;
 /// From accepting TCP to the confirmed session (PROTOCOL §3).
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Nothing has come for so long: what was sent before the clients' last acknowledgements is here, and the probe that
+/// senders send after it.
+const QUIET: Duration = Duration::from_millis(60);
+
+/// Whoever sends all the same has no acknowledgements to wait for.
+const QUIET_PATIENCE: Duration = Duration::from_millis(400);
+
 /// How often packets that wait for clients that are away are looked at: a fraction of what they may wait.
 const AGING: Duration = Duration::from_millis(500);
 
@@ -60,6 +67,8 @@ pub(super) struct Hub {
     connections: AtomicU64,
     confirmed: AtomicU64,
     closing: AtomicBool,
+    /// When packets last came for clients that are told to go, in milliseconds since `since`.
+    came: AtomicU64,
     since: Instant,
 }
 
@@ -126,6 +135,7 @@ impl Hub {
             connections: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            came: AtomicU64::new(0),
             since: clock::now(),
             config,
         };
@@ -376,6 +386,32 @@ impl Hub {
         }
         for peer in self.table().by_id.values() {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
+        }
+    }
+
+    /// Packets came from outside; for [`quiet`](Self::quiet).
+    pub(super) fn packets_came(&self, now: Instant) {
+        if self.is_closing() {
+            let millis = now.saturating_duration_since(self.since).as_millis();
+            self.came.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until what was under way to the clients has come, but not for long. As soon as the translation of
+    /// addresses is gone, this host answers what comes for them with a reset, and a flow that its client and the
+    /// server's next process would take up again is dead. Senders that hear nothing are silent for 200 ms and more.
+    pub(super) async fn quiet(&self) {
+        let begun = clock::now();
+        self.packets_came(begun);
+        loop {
+            let now = clock::now();
+            let came = self.since + Duration::from_millis(self.came.load(Ordering::Relaxed));
+            if now.saturating_duration_since(came) >= QUIET
+                || now.saturating_duration_since(begun) >= QUIET_PATIENCE
+            {
+                return;
+            }
+            sleep_until((came + QUIET).into()).await;
         }
     }
 

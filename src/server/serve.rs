@@ -199,9 +199,10 @@ async fn run(
         () = hub.keep_leases() => None,
     };
     drop(listener);
+    let has_clients = hub.active_clients() > 0;
     hub.close();
-    pumps.iter().for_each(Task::abort);
     let granted = stop.borrow().unwrap_or(GOODBYE);
+    let takes_its_time = granted >= GOODBYE && failure.is_none() && hub.config.enable_nat && has_clients;
     let goodbyes = async {
         let all = async { while connections.join_next().await.is_some() {} };
         if timeout(granted, all).await.is_err() {
@@ -209,13 +210,18 @@ async fn run(
         }
     };
     // The host is put back meanwhile: clients that are silent do not delay it.
-    let ended = async {
+    let end = async {
+        if takes_its_time {
+            hub.quiet().await;
+        }
+        pumps.iter().for_each(Task::abort);
+        changes.undo().await;
         for mut pump in pumps {
             // It was aborted, or has told already why it ended.
             let _ended = pump.join().await;
         }
     };
-    tokio::join!(goodbyes, changes.undo(), ended);
+    tokio::join!(goodbyes, end);
     if let Some(reason) = failure {
         let message = format!(
             "the tunnel's interface failed ({reason}); was it deleted by another program? start the server again"

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -25,6 +26,18 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream.quantum(),
             Self::Tls(stream) => stream.io().quantum(),
+        }
+    }
+
+    /// Has the connection reset when it is dropped: what the kernel still holds is not delivered any more. For a
+    /// connection that is dead as far as this end knows, whose packets must not come out of a black hole late.
+    pub(super) fn reset_on_drop(&self) {
+        let tcp = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.io(),
+        };
+        if let Err(error) = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a dead connection cannot be reset");
         }
     }
 

@@ -73,6 +73,11 @@ impl WebSocket<Stream> {
         Self { shrink_stream: Stream::shrink, ..self }
     }
 
+    /// Drops the connection without a word, and what is still to be sent with it.
+    pub fn abort(self) {
+        self.stream.reset_on_drop();
+    }
+
     /// What shows the connection's path to the wire for as long as the guard is there. It must be
     /// dropped before the connection is, which would stay open otherwise.
     pub fn wire(&self) -> io::Result<(Arc<Wire>, WireGuard)> {

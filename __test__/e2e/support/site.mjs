@@ -126,6 +126,21 @@ class Fixture {
     return { agent, vpn, config: settings, ...assigned };
   }
 
+  /**
+   * Takes a running program over, which is then closed as the agents are.
+   *
+   * @param {{ running: boolean, close(): Promise<{ code: number | null, signal: string | null }>, stderr: string }} program
+   */
+  adopt(program) {
+    this.#agents.push(program);
+    return program;
+  }
+
+  /** Joins two hosts by a further cable, which whoever adds it takes away again. */
+  cable(a, b) {
+    return this.#lab.cable(a, b);
+  }
+
   /** Starts the public host's HTTP and DNS servers. */
   async serveWeb() {
     const agent = await this.agent(this.web);
