@@ -8,11 +8,9 @@ import { digest } from '../../scripts/lab-web.mjs';
 import {
   endsTls,
   missingProxy,
-  missingProxyProtocol,
   NAME,
   PROXIES,
   serverSettings,
-  speaksProxyProtocol,
   startProxy,
 } from './support/proxies.mjs';
 import { LONG, SERVER, TUNNEL, useSite, WEB } from './support/site.mjs';
@@ -33,12 +31,9 @@ const RELAY_PORT = 8080;
 /** Short delays, so that a test does not wait for the default back-off. */
 const RECONNECT = { baseDelayMs: 100, maxDelayMs: 300 };
 
-const notTold = missingProxyProtocol();
-
 for (const name of Object.keys(PROXIES)) {
   describe(`behind ${name}`, { skip: missingProxy(name) }, () => {
     const { site, serve, connect, proxy } = useProxy(name);
-    const skip = speaksProxyProtocol(name) && notTold;
 
     it('packets pass, and a file whole', async () => {
       await serve();
@@ -49,14 +44,14 @@ for (const name of Object.keys(PROXIES)) {
       assert.equal(sha256, digest(FILE_SIZE));
     });
 
-    it('the server knows where its clients are', { skip }, async () => {
+    it('the server knows where its clients are', async () => {
       const { vpn } = await serve();
       await connect();
       const [{ remoteAddr }] = await vpn.listClients();
       assert.match(remoteAddr, CLIENT);
     });
 
-    it('a client cannot pass for another', { skip }, async () => {
+    it('a client cannot pass for another', async () => {
       const { vpn } = await serve();
       const relay = await site.agent(site.client);
       await relay.run(relayWith, {

@@ -178,7 +178,11 @@ async fn handshake(approach: &Approach, dialed: Dialed) -> Result<Established, F
         }
     };
     let mut confirmation = Vec::new();
-    connected.session.poll_transmit(&mut confirmation).map_err(|error| Failure::retry(internal(&error)))?;
+    if let Err(error) = connected.session.poll_transmit(&mut confirmation) {
+        // Something wrong stood behind the answer.
+        websocket.close(error.close_code().as_u16(), "", CLOSE_WAIT).await;
+        return Err(ClientFailure::from(error).into());
+    }
     let sent = timeout_at(approach.deadline, websocket.send(&confirmation)).await;
     sent.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
         .map_err(|error| Failure::before_answer(&error.into()))?;

@@ -46,6 +46,7 @@ enum Outcome {
 pub(super) struct Supervisor {
     shared: Arc<Shared>,
     inbox: Inbox,
+    key_limits: KeyLimits,
 }
 
 impl Supervisor {
@@ -53,8 +54,9 @@ impl Supervisor {
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
         stop: watch::Receiver<Option<Duration>>,
+        key_limits: KeyLimits,
     ) -> Self {
-        Self { shared, inbox: Inbox { commands, stop } }
+        Self { shared, inbox: Inbox { commands, stop }, key_limits }
     }
 
     pub(super) async fn run(mut self) {
@@ -85,6 +87,7 @@ impl Supervisor {
             tls: None,
             proxy: None,
             known: Vec::new(),
+            key_limits: self.key_limits,
         };
         let outcome = run.run(&mut self.inbox).await;
         if let Some(tunnel) = run.tunnel.take() {
@@ -129,6 +132,7 @@ struct Run {
     /// its.
     proxy: Option<Proxy>,
     known: Vec<IpAddr>,
+    key_limits: KeyLimits,
 }
 
 /// An attempt beside the connection that is up.
@@ -281,7 +285,7 @@ impl Run {
             hello: self.comeback.hello(now, hello),
             aim,
             deadline,
-            key_limits: KeyLimits::default(),
+            key_limits: self.key_limits,
         };
         Box::pin(attempt(approach, Arc::clone(&self.shared)))
     }

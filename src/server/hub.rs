@@ -38,7 +38,7 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(60);
 
 /// Whoever sends all the same has no acknowledgements to wait for.
-const QUIET_PATIENCE: Duration = Duration::from_millis(400);
+const QUIET_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How often packets that wait for clients that are away are looked at: a fraction of what they may wait.
 const AGING: Duration = Duration::from_millis(500);

@@ -3,15 +3,13 @@
  * a lab, whose `/etc` is its own, the name and the certificate's paths of the README can be the real ones.
  */
 import { existsSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 
 import { SERVER } from '../../../scripts/lab-site.mjs';
 import readme from '../../support/readme.js';
 import { start } from './program.mjs';
-import { authority, requires, serverConfig } from './site.mjs';
+import { authority, requires } from './site.mjs';
 import { eventually } from './traffic.mjs';
 
-const { VpnConfig } = createRequire(import.meta.url)('../../../index.js');
 const { SNIPPETS } = readme;
 
 /** What the README calls the server. */
@@ -36,7 +34,6 @@ const HAPROXY = {
  * - `prepare`: commands that the README tells to type;
  * - `reload`: the signal, or the command, that makes it read its configuration again, as Debian's service does;
  * - `impatience`: what to replace in its configuration so that it cuts what has been idle for a few seconds;
- * - `untold`: what to replace where the server cannot be told by the PROXY protocol who comes;
  * - `cuts`: how many times it may cut an idle tunnel when it is as patient as Debian has it; none unless given.
  */
 export const PROXIES = {
@@ -63,14 +60,13 @@ export const PROXIES = {
     reload: ['caddy', 'reload', '--config', '/etc/caddy/Caddyfile', '--force'],
   },
   haproxy: { ...HAPROXY, cuts: 1 },
-  'haproxy-tcp': { ...HAPROXY, cuts: 1, untold: { ' send-proxy-v2': '' } },
+  'haproxy-tcp': { ...HAPROXY, cuts: 1 },
   stunnel: {
     program: 'stunnel4',
     folders: [],
     command: ['stunnel4', '/etc/stunnel/vpn.conf'],
     reload: 'SIGHUP',
     impatience: { 'connect = ': 'TIMEOUTidle = 7\nconnect = ' },
-    untold: { 'protocol = proxy': '' },
   },
 };
 
@@ -81,34 +77,14 @@ export function missingProxy(name) {
   return requires('curl', PROXIES[name].program);
 }
 
-/** For `skip`: why no server can be told by the PROXY protocol who comes, or `false`. */
-export function missingProxyProtocol() {
-  try {
-    VpnConfig.validateServerConfig(serverConfig({ proxyProtocol: true, trustedProxies: ['127.0.0.1'] }));
-    return false;
-  } catch (error) {
-    return error.message;
-  }
-}
-
-/** Whether the proxy tells who comes by the PROXY protocol. */
-export function speaksProxyProtocol(name) {
-  return readSettings(name).proxyProtocol === true;
-}
-
 /** What the README says about the server behind the proxy. */
 export function serverSettings(name) {
-  const { proxyProtocol, ...settings } = readSettings(name);
-  return proxyProtocol && !missingProxyProtocol() ? { ...settings, proxyProtocol } : settings;
+  return JSON.parse(SNIPPETS[`server-${name}`] ?? SNIPPETS.server);
 }
 
 /** Whether the proxy has the certificate, and not the server. */
 export function endsTls(name) {
-  return readSettings(name).tlsCert === undefined;
-}
-
-function readSettings(name) {
-  return JSON.parse(SNIPPETS[`server-${name}`] ?? SNIPPETS.server);
+  return serverSettings(name).tlsCert === undefined;
 }
 
 /**
@@ -126,10 +102,7 @@ export async function startProxy({ server, clients }, name, { impatient = false 
     await server.sh(`mkdir -p ${folder}; mount -t tmpfs -o mode=755 lab ${folder}`);
   }
   if (proxy.prepare) await server.sh(proxy.prepare);
-  await configure(server, name, {
-    ...(missingProxyProtocol() && proxy.untold),
-    ...(impatient && proxy.impatience),
-  });
+  await configure(server, name, impatient ? proxy.impatience : {});
 
   // A process namespace of its own, which ends with its first process: not a worker is left, however this ends.
   const unshare = ['unshare', '--pid', '--fork', '--kill-child', '--'];
