@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::timeout;
 
 use super::GOODBYE;
 use super::attempt::Established;
@@ -24,6 +24,10 @@ use crate::transport::{Stream, WireGuard};
 /// How long a connection that another has taken the place of is listened to: the server ends it as soon as the other
 /// one is confirmed.
 const RETIREMENT: Duration = Duration::from_secs(2);
+
+/// The server has this long to answer the Close of a connection that has ended already: its loss
+/// must not delay the next attempt.
+const CLOSE_WAIT: Duration = Duration::from_millis(200);
 
 /// What a connection's port tells of it.
 #[derive(Debug, Default)]
@@ -107,17 +111,23 @@ impl Carried {
         self.link.silence_before_cut()
     }
 
-    /// Leaves the packets to another connection.
-    pub(super) fn retire(mut self) -> Retired {
-        self.link.retire();
-        Retired { carried: self, until: Instant::now() + RETIREMENT }
+    /// Leaves the packets to another connection: only what is still under way is delivered, until the server ends
+    /// this one, or for long enough.
+    pub(super) async fn retire(self) {
+        let Self { mut link, wire_guard, orders, .. } = self;
+        link.retire();
+        // Dropped, they would count as an order.
+        let _orders = orders;
+        let _end = timeout(RETIREMENT, link.run()).await;
+        drop(wire_guard);
+        link.close(CloseCode::Normal.as_u16(), CLOSE_WAIT).await;
     }
 
     /// Closes a connection that has ended.
-    pub(super) async fn close(self, end: &End, wait: Duration) {
+    pub(super) async fn close(self, end: &End) {
         let Self { link, wire_guard, .. } = self;
         drop(wire_guard);
-        link.end(end, wait).await;
+        link.end(end, CLOSE_WAIT).await;
     }
 
     /// Drops a connection that can neither send nor hear anything.
@@ -135,28 +145,5 @@ impl Carried {
         link.run().await;
         drop(wire_guard);
         link.close(CloseCode::Normal.as_u16(), GOODBYE).await;
-    }
-}
-
-/// A connection that only delivers what is still under way.
-pub(super) struct Retired {
-    carried: Carried,
-    until: Instant,
-}
-
-impl Retired {
-    /// Delivers until the server ends it, or long enough. Cancel-safe.
-    pub(super) async fn run_out(&mut self) {
-        tokio::select! {
-            _end = self.carried.link.run() => {}
-            () = sleep_until(self.until) => {}
-        }
-    }
-
-    /// Closes it.
-    pub(super) async fn close(self, wait: Duration) {
-        let Carried { link, wire_guard, .. } = self.carried;
-        drop(wire_guard);
-        link.close(CloseCode::Normal.as_u16(), wait).await;
     }
 }

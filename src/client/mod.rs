@@ -11,11 +11,13 @@
 
 mod attempt;
 mod carried;
+mod carry;
 mod failure;
 mod inbox;
 mod mtu;
 mod port;
 mod resolvers;
+mod run;
 mod shared;
 mod supervisor;
 mod tunnel;

@@ -104,6 +104,8 @@ pub struct Link<S, P> {
     leaving: Option<Leaving>,
     /// Packets leave by another link from now on.
     retired: bool,
+    /// The way is likely to be dead: packets are held.
+    holding: bool,
     batch: Batch,
     /// How much to seal at a time on a slow path.
     quantum: Option<Quantum>,
@@ -144,6 +146,7 @@ where
             orders,
             leaving: None,
             retired: false,
+            holding: false,
             batch: Batch::default(),
             quantum: None,
             meter: None,
@@ -223,6 +226,7 @@ where
                 self.tokens_at.1 = self.port.release(cx, now);
             }
             let timed = self.poll_timer(cx, now);
+            self.hold_in_doubt(now);
             if let Some(end) = self.events() {
                 return Poll::Ready(end);
             }
@@ -287,6 +291,21 @@ where
             return true;
         }
         false
+    }
+
+    /// Holds packets while it is in doubt that the way is open, as if there were no connection: what is given to a
+    /// dead socket comes out late.
+    fn hold_in_doubt(&mut self, now: Instant) {
+        let in_doubt = self.session.is_in_doubt();
+        if in_doubt == self.holding || self.retired || self.leaving.is_some() {
+            return;
+        }
+        self.holding = in_doubt;
+        if in_doubt {
+            self.queue.hold(now);
+        } else {
+            self.queue.release(now);
+        }
     }
 
     /// Gives back memory that traffic no longer needs, at the slow pace of keepalives.

@@ -1,6 +1,5 @@
 //! What the connections of a serving server share.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -14,6 +13,7 @@ use super::lease_file::LeaseFile;
 use super::peer::{Identity, Peer, Present};
 use super::port::tell_unreachable;
 use super::reservation::Reservation;
+use super::table::Table;
 use crate::addr::Addresses;
 use crate::codec::disconnect::DisconnectCode;
 use crate::config::ServerConfig;
@@ -25,7 +25,7 @@ use crate::packet::{Intake, Offload, Router, count_drop};
 use crate::qos::RateLimit;
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
 use crate::session::replay::ReplayCache;
-use crate::session::roster::{ConnectionId, Lost, Roster, Rules, Saved};
+use crate::session::roster::{ConnectionId, Lost, Restored, Roster, Rules, Saved};
 use crate::telemetry::{DropReason, Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
 use crate::tunnel::Tun;
@@ -78,42 +78,6 @@ pub(super) struct Members {
     pub(super) replay: ReplayCache,
 }
 
-/// The clients by id and by address.
-#[derive(Default)]
-pub(super) struct Table {
-    by_id: HashMap<String, Arc<Peer>>,
-    by_address: HashMap<IpAddr, Arc<Peer>>,
-    /// Ids in the order in which the clients came.
-    order: Vec<String>,
-    /// The sums of those that left.
-    past: TrafficSnapshot,
-}
-
-impl Table {
-    pub(super) fn by_address(&self, addr: IpAddr) -> Option<&Peer> {
-        self.by_address.get(&addr).map(|peer| &**peer)
-    }
-
-    /// Puts a client in, or another connection in the place of its last.
-    fn insert(&mut self, peer: &Arc<Peer>) {
-        for addr in addresses_of(peer) {
-            self.by_address.insert(addr, Arc::clone(peer));
-        }
-        if self.by_id.insert(peer.id.clone(), Arc::clone(peer)).is_none() {
-            self.order.push(peer.id.clone());
-        }
-    }
-
-    fn remove(&mut self, id: &str) -> Option<Arc<Peer>> {
-        let peer = self.by_id.remove(id)?;
-        for addr in addresses_of(&peer) {
-            self.by_address.remove(&addr);
-        }
-        self.order.retain(|known| known != id);
-        Some(peer)
-    }
-}
-
 impl Hub {
     pub(super) fn new(config: ServerConfig, tls: Option<ServerTls>, events: Events) -> Self {
         let key = TicketKey::derive(&config.keypair.private);
@@ -148,7 +112,8 @@ impl Hub {
         let Some((file, saved)) = LeaseFile::open(&self.config) else { return };
         self.leases = Some(file);
         let Some(saved) = saved else { return };
-        for (id, Addresses { v4, v6 }, limit) in self.members().roster.restore(clock::now(), saved) {
+        let restored = self.members().roster.restore(clock::now(), saved);
+        for Restored { client_id: id, addresses: Addresses { v4, v6 }, limit } in restored {
             let prefix_length = self.config.subnet.prefix_len();
             let intake = Intake { mtu: self.config.mtu, offload: false };
             let identity = Identity { id, v4, v6, prefix_length, intake, name: None };
@@ -261,7 +226,7 @@ impl Hub {
         peer.queue.discard(DropReason::NotConnected);
         peer.held.close();
         peer.held.discard(DropReason::RateLimit);
-        table.past += &peer.traffic.snapshot();
+        table.count_past(&peer);
         drop(table);
         self.events.emit(Event::ClientDisconnected { client_id: peer.id.clone(), reason });
         peer.set_ended();
@@ -298,7 +263,7 @@ impl Hub {
     /// Drops what has waited too long for clients that are away, and tells its senders.
     fn age_waiting(&self, now: Instant, tun: &Tun) {
         let table = self.table();
-        for peer in table.by_id.values().filter(|peer| peer.away().is_some()) {
+        for peer in table.peers().filter(|peer| peer.away().is_some()) {
             peer.age(now);
             tell_unreachable(self, &table, tun, now, peer, &peer.queue.take_unreachable());
         }
@@ -344,24 +309,21 @@ impl Hub {
     pub(super) fn totals(&self) -> TrafficSnapshot {
         let table = self.table();
         let mut totals = self.traffic.snapshot();
-        totals += &table.past;
-        for peer in table.by_id.values() {
-            totals += &peer.traffic.snapshot();
-        }
+        totals += &table.totals();
         totals
     }
 
     pub(super) fn clients(&self) -> Vec<ClientInfo> {
         let table = self.table();
-        table.order.iter().filter_map(|id| table.by_id.get(id)).map(|peer| peer.info()).collect()
+        table.peers().map(|peer| peer.info()).collect()
     }
 
     pub(super) fn find(&self, id: &str) -> Option<Arc<Peer>> {
-        self.table().by_id.get(id).cloned()
+        self.table().find(id)
     }
 
     pub(super) fn active_clients(&self) -> usize {
-        self.table().by_id.len()
+        self.table().len()
     }
 
     pub(super) fn total_connections(&self) -> u64 {
@@ -384,7 +346,7 @@ impl Hub {
         if let Some(leases) = &self.leases {
             leases.write_last(&self.save());
         }
-        for peer in self.table().by_id.values() {
+        for peer in self.table().peers() {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
         }
     }
@@ -444,10 +406,6 @@ fn nets(config: &ServerConfig) -> Vec<(IpNet, IpAddr)> {
     let v4 = (IpNet::V4(config.subnet.net()), IpAddr::V4(config.subnet.server()));
     let v6 = config.subnet6.map(|subnet| (IpNet::V6(subnet.net()), IpAddr::V6(subnet.server())));
     std::iter::once(v4).chain(v6).collect()
-}
-
-fn addresses_of(peer: &Peer) -> impl Iterator<Item = IpAddr> + use<> {
-    std::iter::once(IpAddr::V4(peer.v4)).chain(peer.v6.map(IpAddr::V6))
 }
 
 fn rules(config: &ServerConfig) -> Rules {

@@ -16,6 +16,7 @@ mod port;
 mod reservation;
 mod serve;
 mod source;
+mod table;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -12,8 +12,9 @@ use crate::qos::{Batch, Producer};
 use crate::telemetry::{DropReason, Quality, Size};
 use crate::tunnel::{Tun, TunWriter};
 
-use super::hub::{Hub, Table};
+use super::hub::Hub;
 use super::peer::Peer;
+use super::table::Table;
 
 /// From the TUN to the client that has the destination address.
 pub(super) struct Downlink {

@@ -27,7 +27,7 @@ use crate::crypto::ticket::TicketKey;
 
 mod saved;
 
-pub use saved::{Saved, SavedClient};
+pub use saved::{Restored, Saved, SavedClient};
 
 /// How long a ticket is valid (PROTOCOL §3): longer than most outages, and short for what a thief could do with it.
 pub const TICKET_LIFETIME: Duration = Duration::from_secs(3_600);

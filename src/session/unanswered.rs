@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! last packet that came, or first that went out since anything came
-//!          ├──── PROBE_AFTER ──── nothing came: probe ──── nothing came: dead
-//!          └──────────────────────── DEAD_AFTER ─────────────┘
+//!          ├──── PROBE_AFTER ────── probe
+//!          ├──────── DOUBT_AFTER ───────── nothing more is sent
+//!          └──────────────────── DEAD_AFTER ───────────────────── dead
 //! ```
 //!
 //! An answer ends it until the next packet: a burst of traffic costs one keepalive behind its end.
@@ -14,6 +15,10 @@ use std::time::{Duration, Instant};
 /// How long nothing comes before a keepalive asks for an answer. Shorter would ask whenever an answer takes a moment,
 /// as for a page that is being made; a stream in one direction costs its sender one keepalive in this time.
 const PROBE_AFTER: Duration = Duration::from_secs(2);
+
+/// How long before nothing more is sent: the probe has had a second, more than any round trip takes. What is sent all
+/// the same lies in the kernel, and comes out late when the way is free again; here it grows old and is dropped.
+const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
 /// How long before the way counts as dead: the probe has had six seconds by then, which is what TCP needs to send
 /// a lost segment four times. Noticed within 10 s, whatever else is going on.
@@ -33,6 +38,7 @@ pub(super) enum Doubt {
 pub(super) struct Unanswered {
     since: Option<Instant>,
     probed: bool,
+    doubted: bool,
 }
 
 impl Unanswered {
@@ -43,8 +49,7 @@ impl Unanswered {
 
     /// A packet came: more may be expected.
     pub(super) const fn received(&mut self, now: Instant) {
-        self.since = Some(now);
-        self.probed = false;
+        *self = Self { since: Some(now), probed: false, doubted: false };
     }
 
     /// The peer is asked now, for a reason of the caller's.
@@ -55,13 +60,21 @@ impl Unanswered {
 
     /// The peer is there, and nothing more is expected of it.
     pub(super) const fn heard(&mut self) {
-        self.since = None;
-        self.probed = false;
+        *self = Self { since: None, probed: false, doubted: false };
+    }
+
+    /// Whether the way is likely to be dead.
+    pub(super) const fn is_in_doubt(&self) -> bool {
+        self.doubted
     }
 
     /// When something is due, unless something comes.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let wait = if self.probed { DEAD_AFTER } else { PROBE_AFTER };
+        let wait = match (self.probed, self.doubted) {
+            (_, true) => DEAD_AFTER,
+            (true, false) => DOUBT_AFTER,
+            (false, false) => PROBE_AFTER,
+        };
         self.since.map(|since| since + wait)
     }
 
@@ -70,11 +83,14 @@ impl Unanswered {
         if self.poll_timeout().is_none_or(|at| now < at) {
             return None;
         }
-        if std::mem::replace(&mut self.probed, true) {
-            self.since = None;
-            return Some(Doubt::Dead);
+        if !std::mem::replace(&mut self.probed, true) {
+            return Some(Doubt::Probe);
         }
-        Some(Doubt::Probe)
+        if !std::mem::replace(&mut self.doubted, true) {
+            return None;
+        }
+        self.heard();
+        Some(Doubt::Dead)
     }
 }
 
@@ -98,6 +114,10 @@ mod tests {
         assert_eq!(unanswered.poll_timeout(), Some(start + PROBE_AFTER));
         assert_eq!(unanswered.handle_timeout(start + PROBE_AFTER), Some(Doubt::Probe));
         assert_eq!(unanswered.handle_timeout(start + PROBE_AFTER), None);
+        assert!(!unanswered.is_in_doubt());
+        assert_eq!(unanswered.poll_timeout(), Some(start + DOUBT_AFTER));
+        assert_eq!(unanswered.handle_timeout(start + DOUBT_AFTER), None);
+        assert!(unanswered.is_in_doubt());
         assert_eq!(unanswered.poll_timeout(), Some(start + DEAD_AFTER));
         assert_eq!(unanswered.handle_timeout(start + DEAD_AFTER), Some(Doubt::Dead));
         assert_eq!(unanswered.poll_timeout(), None);
@@ -112,6 +132,7 @@ mod tests {
             assert_eq!(unanswered.handle_timeout(start + secs(at + 1)), None);
         }
         assert_eq!(unanswered.handle_timeout(start + secs(101)), Some(Doubt::Probe));
+        assert_eq!(unanswered.handle_timeout(start + secs(102)), None);
         assert_eq!(unanswered.handle_timeout(start + secs(107)), Some(Doubt::Dead));
     }
 
@@ -121,7 +142,10 @@ mod tests {
         let mut unanswered = Unanswered::default();
         unanswered.received(start);
         assert_eq!(unanswered.handle_timeout(start + secs(2)), Some(Doubt::Probe));
+        assert_eq!(unanswered.handle_timeout(start + secs(3)), None);
+        assert!(unanswered.is_in_doubt());
         unanswered.heard();
+        assert!(!unanswered.is_in_doubt());
         assert_eq!(unanswered.poll_timeout(), None);
         unanswered.sent(start + secs(50));
         assert_eq!(unanswered.poll_timeout(), Some(start + secs(52)));
@@ -132,7 +156,7 @@ mod tests {
         let start = epoch();
         let mut unanswered = Unanswered::default();
         unanswered.probed(start);
-        assert_eq!(unanswered.poll_timeout(), Some(start + DEAD_AFTER));
+        assert_eq!(unanswered.handle_timeout(start + DOUBT_AFTER), None);
         assert_eq!(unanswered.handle_timeout(start + DEAD_AFTER), Some(Doubt::Dead));
     }
 }

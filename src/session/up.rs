@@ -292,6 +292,11 @@ impl Session {
         }
     }
 
+    /// Whether the way is likely to be dead: packets should rather grow old in their queue than be sealed.
+    pub const fn is_in_doubt(&self) -> bool {
+        self.unanswered.is_in_doubt()
+    }
+
     /// How good the link is, as of the last call that came with a time.
     pub fn quality(&self) -> Quality {
         self.keepalives.quality(self.now)

@@ -37,6 +37,17 @@ pub struct SavedClient {
     full_handshake_at: u64,
 }
 
+/// A session that was taken up from a file; its client is away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The client's id.
+    pub client_id: String,
+    /// Its addresses.
+    pub addresses: Addresses,
+    /// Bytes per second, and the burst.
+    pub limit: Option<(u64, u64)>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SavedAddresses {
@@ -84,11 +95,11 @@ impl Roster {
     }
 
     /// Takes up what an earlier process saved: its clients are away, and have the grace's time to come back; what
-    /// rested rests anew, as nobody knows for how long it had. Returns the ids and addresses of the sessions.
+    /// rested rests anew, as nobody knows for how long it had. Returns the sessions.
     ///
     /// What does not fit the rules any more (another subnet, no grace) is left out: such a client comes back by its
     /// ticket, or new.
-    pub fn restore(&mut self, now: Instant, saved: Saved) -> Vec<(String, Addresses, Option<(u64, u64)>)> {
+    pub fn restore(&mut self, now: Instant, saved: Saved) -> Vec<Restored> {
         if saved.version != VERSION {
             return Vec::new();
         }
@@ -108,7 +119,7 @@ impl Roster {
             let presence = Presence::Away { until };
             self.away.insert((until, client_id.clone()));
             self.clients.insert(client_id.clone(), Client { addresses, limit, full_handshake_at, presence });
-            restored.push((client_id, addresses, limit));
+            restored.push(Restored { client_id, addresses, limit });
         }
         for addresses in saved.resting.into_iter().map(Addresses::from) {
             if self.pool.allocate_specific(addresses, now).is_some() {

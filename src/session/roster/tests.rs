@@ -291,10 +291,14 @@ fn a_new_process_keeps_every_address_for_its_client() {
     // Other randomness, as ids must differ.
     (next.now, next.rng) = (next.now + Duration::from_secs(1_000), StdRng::seed_from_u64(6));
     let mut restored = next.roster.restore(next.now, serde_json::from_str(&saved).unwrap());
-    restored.sort_by_key(|(_, addresses, _)| addresses.v4);
+    restored.sort_by_key(|restored| restored.addresses.v4);
     let expected: Vec<_> = clients[..2]
         .iter()
-        .map(|(id, .., v4)| (id.clone(), Addresses { v4: *v4, v6: None }, Some((1_000, 65_536))))
+        .map(|(id, .., v4)| Restored {
+            client_id: id.clone(),
+            addresses: Addresses { v4: *v4, v6: None },
+            limit: Some((1_000, 65_536)),
+        })
         .collect();
     assert_eq!(restored, expected);
     // Whoever comes new gets none of theirs, and the one that rests last.
