@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::GOODBYE;
 use super::attempt::Established;
@@ -19,6 +19,9 @@ use crate::report::{Assigned, ConnectionState, LogLevel, Status};
 /// How long after a second connection could not be had for new keys the next try begins: the keys have a tenth of
 /// their service left, which is minutes.
 const RENEWAL_REST: Duration = Duration::from_secs(10);
+
+/// How long a connection waits for the one that it takes the place of: a round trip, unless the old way is dead.
+const HANDOVER: Duration = Duration::from_millis(250);
 
 /// What ended the last connection.
 enum Ended {
@@ -38,7 +41,9 @@ struct Present {
     /// When the keys call for one.
     renew_at: Option<Instant>,
     /// The one before, as long as it delivers what is under way.
-    _retired: Option<Task<()>>,
+    retired: Option<Task<()>>,
+    /// Until then the present connection waits for the one before, so that packets keep their order.
+    handover: Option<Instant>,
 }
 
 impl Run {
@@ -50,15 +55,21 @@ impl Run {
         inbox: &mut Inbox,
     ) -> Result<Interrupt, Failure> {
         let carried = self.carried(established)?;
-        let mut present = Present { carried, deadline, renewal: None, renew_at: None, _retired: None };
+        let mut present =
+            Present { carried, deadline, renewal: None, renew_at: None, retired: None, handover: None };
         let ended = loop {
             let Some(tunnel) = &mut self.tunnel else { return Err(Failure::last(no_tunnel())) };
-            let Present { carried, deadline, renewal, renew_at, .. } = &mut present;
+            let Present { carried, deadline, renewal, renew_at, retired, handover } = &mut present;
+            let is_first = handover.is_none();
             let is_unconfirmed = !carried.is_confirmed;
             let outcome = tokio::select! {
                 biased;
                 interrupt = inbox.interrupt() => Err(Ended::Interrupt(interrupt)),
-                news = carried.run() => self.take_news(news, &mut present),
+                news = carried.run(), if is_first => self.take_news(news, &mut present),
+                () = handed_over(retired, *handover), if !is_first => {
+                    *handover = None;
+                    Ok(())
+                }
                 established = attempted(renewal) => self.switch(established, &mut present).await,
                 () = at(*renew_at), if renewal.is_none() => {
                     *renew_at = Some(Instant::now() + RENEWAL_REST);
@@ -110,7 +121,8 @@ impl Run {
         let next = set_up.and_then(|()| self.carried(established)).map_err(Ended::Failed)?;
         self.open_gate(&next.hello);
         let old = std::mem::replace(&mut present.carried, next);
-        present._retired = Some(Task::spawn("retired connection", Box::pin(old.retire())));
+        present.retired = Some(Task::spawn("retired connection", Box::pin(old.retire())));
+        present.handover = Some(Instant::now() + HANDOVER);
         (present.deadline, present.renew_at) = (Instant::now() + self.config.connect_timeout, None);
         Ok(())
     }
@@ -210,6 +222,13 @@ impl Run {
             );
             self.shared.events.log(LogLevel::Info, "keepalive", message);
         }
+    }
+}
+
+/// Waits for the end of the connection before, but no longer than `until`.
+async fn handed_over(retired: &mut Option<Task<()>>, until: Option<Instant>) {
+    if let (Some(retired), Some(until)) = (retired, until) {
+        let _late = timeout_at(until, retired.join()).await;
     }
 }
 

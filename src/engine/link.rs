@@ -61,7 +61,12 @@ struct Leaving {
     code: DisconnectCode,
     /// The Disconnect is in the output, behind what was there before.
     said: bool,
+    /// When it is over, whether or not the socket has taken it.
+    until: Instant,
 }
+
+/// How long a socket that takes nothing keeps a link that is to end: what PROTOCOL §9 gives the peer for its answer.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// Where a link's packets go.
 pub trait Port: Send {
@@ -234,8 +239,8 @@ where
                 Err(end) => return Poll::Ready(end),
                 Ok(wrote) => wrote,
             };
-            if let Some(Leaving { code, said: true }) = self.leaving
-                && self.websocket.is_flushed()
+            if let Some(Leaving { code, said, until }) = self.leaving
+                && ((said && self.websocket.is_flushed()) || now >= until)
             {
                 return Poll::Ready(End::Local(code));
             }
@@ -252,7 +257,7 @@ where
             && let Poll::Ready(Some(order)) = self.orders.poll_recv(cx)
         {
             self.session.disconnect(order.code, order.message);
-            self.leaving = Some(Leaving { code: order.code, said: false });
+            self.leaving = Some(Leaving { code: order.code, said: false, until: clock::now() + LEAVE_WAIT });
         }
     }
 
@@ -281,7 +286,9 @@ where
             return true;
         }
         let (to_peer, from_port) = self.tokens_at;
-        let Some(deadline) = [session, to_peer, from_port].into_iter().flatten().min() else { return false };
+        let leave = self.leaving.map(|leaving| leaving.until);
+        let deadlines = [session, to_peer, from_port, leave];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else { return false };
         if self.armed.is_none_or(|armed| deadline < armed) {
             self.timer.as_mut().reset(deadline.into());
             self.armed = Some(deadline);

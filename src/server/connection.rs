@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::hub::{HANDSHAKE_TIMEOUT, Hub};
 use super::peer::{Identity, Peer, Present};
@@ -31,6 +31,10 @@ const CLOSE_WAIT: Duration = Duration::from_millis(500);
 
 /// How long the peer of an ended session has to answer our Close (PROTOCOL §9).
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How long a connection waits for the one that it takes the place of, so that packets keep their order: a round trip,
+/// unless the old way is dead.
+const HANDOVER: Duration = Duration::from_millis(250);
 
 /// Orders that may wait for a link: the first ends it, so that more have no effect.
 const ORDERS: usize = 1;
@@ -255,9 +259,13 @@ impl Handshake<'_> {
         let (order_sender, orders) = mpsc::channel(ORDERS);
         let connection = self.hub.new_connection();
         let present = Present { connection, remote: self.source, orders: order_sender };
-        let Some(peer) = self.hub.confirm(reservation, identity, present) else {
+        let Some((peer, replaced)) = self.hub.confirm(reservation, identity, present) else {
             return Err((Refused::Gone, Some(CloseCode::PolicyViolation.as_u16())));
         };
+        if let Some(replaced) = replaced {
+            // What the client has sent by the old connection comes before what it sends by this one.
+            let _late = timeout(HANDOVER, replaced.gone()).await;
+        }
         self.hub.tell_of_losses(&peer, &self.place.queue);
         self.hub.leases_kept().await;
         let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer), Arc::clone(&self.place.queue));
@@ -324,8 +332,12 @@ impl Running {
         let Self { link, mut registered } = *self;
         // Nothing is routed to it any more, while the goodbyes are said.
         registered.fate = fate(&end);
+        let peer = Arc::clone(&registered.peer);
         drop(registered);
-        Box::pin(async move { link.end(&end, GOODBYE).await })
+        Box::pin(async move {
+            link.end(&end, GOODBYE).await;
+            peer.set_gone();
+        })
     }
 }
 

@@ -128,14 +128,14 @@ impl Hub {
         self.connections.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A connection has confirmed its keys: from now on it is the client's, routed, listed and announced. `None` if
-    /// the session has ended meanwhile.
+    /// A connection has confirmed its keys: from now on it is the client's, routed, listed and announced. Returns the
+    /// connection that it takes the place of as well; nothing if the session has ended meanwhile.
     pub(super) fn confirm(
         &self,
         reservation: Reservation,
         identity: Identity,
         present: Present,
-    ) -> Option<Arc<Peer>> {
+    ) -> Option<(Arc<Peer>, Option<Arc<Peer>>)> {
         let limit = rate_limit(reservation.offer()?.limit);
         let offer = reservation.into_offer()?;
         let mut members = self.members();
@@ -146,11 +146,12 @@ impl Hub {
             None => Peer::new(identity, Some(present), limit),
         };
         let peer = Arc::new(peer);
-        match old {
-            Some(old) => self.resume(&old, &peer),
+        match &old {
+            Some(old) => self.resume(old, &peer),
             None => self.register(&peer),
         }
-        Some(peer)
+        let replaced = old.filter(|_| confirmed.replaced.is_some());
+        Some((peer, replaced))
     }
 
     /// A new session.

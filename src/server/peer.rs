@@ -40,6 +40,8 @@ pub(super) struct Peer {
     since: String,
     /// To the connection's link.
     orders: Option<mpsc::Sender<Order>>,
+    /// The connection has delivered all that it will.
+    gone: watch::Sender<bool>,
     lasting: Arc<Lasting>,
 }
 
@@ -100,6 +102,7 @@ impl Peer {
             remote,
             since: timestamp(),
             orders,
+            gone: watch::Sender::new(false),
             lasting: Arc::new(Lasting {
                 away: Mutex::new(away),
                 last_keepalive: Mutex::default(),
@@ -129,6 +132,7 @@ impl Peer {
             remote,
             since: self.since.clone(),
             orders,
+            gone: watch::Sender::new(false),
             lasting: Arc::clone(&self.lasting),
         }
     }
@@ -180,6 +184,17 @@ impl Peer {
         if let Some(orders) = &self.orders {
             drop(orders.try_send(Order { code, message }));
         }
+    }
+
+    /// Resolves when the connection has delivered all that it will.
+    pub(super) async fn gone(&self) {
+        let mut gone = self.gone.subscribe();
+        let _gone = gone.wait_for(|gone| *gone).await;
+    }
+
+    /// The connection delivers nothing more.
+    pub(super) fn set_gone(&self) {
+        self.gone.send_replace(true);
     }
 
     /// Resolves when the session is over.
