@@ -14,37 +14,27 @@
 #[path = "support/namespace.rs"]
 #[expect(dead_code, reason = "other tests need more of it")]
 mod namespace;
+#[path = "support/server_process.rs"]
+mod server_process;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use namespace::{Helper, attempt, block_on, has, isolated, role};
-use rcgen::{CertificateParams, IsCa, KeyPair};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
+use server_process::{Place, serve, server_key};
 use smartvpn::codec::hello::ClientHello;
-use smartvpn::config::ServerConfig;
-use smartvpn::crypto::keys::PrivateKey;
 use smartvpn::engine::{Link, Port, Task};
 use smartvpn::packet::{Offload, Record};
 use smartvpn::qos::{FlowHasher, PacketQueue};
-use smartvpn::report::{Event, EventSink, Events};
-use smartvpn::server::Server;
 use smartvpn::session::{ClientParams, FEATURES, KeepaliveCap, KeyLimits, client};
 use smartvpn::telemetry::{Quality, Traffic};
-use smartvpn::transport::{ClientTls, CongestionControl, DialOptions, Endpoint, dial};
+use smartvpn::transport::{CongestionControl, DialOptions, dial};
 use tokio::sync::{Notify, mpsc};
-
-/// RFC 7748 §6.1.
-const PRIVATE_KEY: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
-const PUBLIC_KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
-
-const PORT: u16 = 8443;
 
 /// The least that can be had: memory is given back at this pace.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -180,54 +170,16 @@ fn open_files(needed: u64) -> Result<(), u64> {
         .map_err(|_| maximum.unwrap_or_default())
 }
 
-struct Silent;
-
-impl EventSink for Silent {
-    fn emit(&self, _event: Event) {}
-}
-
-/// Is a server, with certificate and key from the files of the folder that the role names, until it is killed.
-fn serve(folder: &str) {
-    let read = |name| fs::read_to_string(Path::new(folder).join(name)).unwrap();
-    let config = json!({
-        "listenAddr": format!("127.0.0.1:{PORT}"), "subnet": "10.8.0.0/16", "stateDir": null,
-        "privateKey": PRIVATE_KEY, "publicKey": PUBLIC_KEY, "tlsCert": read("cert.pem"), "tlsKey": read("key.pem"),
-        "keepaliveIntervalSecs": KEEPALIVE.as_secs(),
-    });
-    let config = ServerConfig::parse(&config, Path::new("/")).unwrap();
-    block_on(async {
-        let server = Server::new(Events::new(Arc::new(Silent)));
-        server.start(config).await.unwrap();
-        println!("serves");
-        std::io::stdout().flush().unwrap();
-        std::future::pending::<()>().await;
-    });
-}
-
 /// A process with a server in it; killed when dropped.
 struct ServerProcess {
     process: Helper,
-    endpoint: Endpoint,
-    tls: ClientTls,
+    place: Place,
 }
 
 impl ServerProcess {
     fn start(test: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        params.is_ca = IsCa::ExplicitNoCa;
-        let cert = params.self_signed(&key).unwrap().pem();
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("cert.pem"), &cert).unwrap();
-        fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
-        let mut process = Helper::here(test, folder.path().to_str().unwrap());
-        let lines = BufReader::new(process.stdout()).lines();
-        assert!(lines.map_while(Result::ok).any(|line| line.contains("serves")), "the server has ended");
-        Self {
-            process,
-            endpoint: Endpoint::parse(&format!("wss://127.0.0.1:{PORT}/")).unwrap(),
-            tls: ClientTls::with_ca_pem(cert.as_bytes()).unwrap(),
-        }
+        let place = Place::new(&json!({ "stateDir": null, "keepaliveIntervalSecs": KEEPALIVE.as_secs() }));
+        Self { process: place.start(test), place }
     }
 
     fn resident_bytes(&self) -> usize {
@@ -239,7 +191,7 @@ impl ServerProcess {
     /// Connects so many more.
     async fn connect(&self, clients: &mut Vec<Client>, count: usize) {
         for _ in 0..count {
-            clients.push(Client::connect(&self.endpoint, &self.tls).await);
+            clients.push(Client::connect(&self.place).await);
         }
     }
 }
@@ -253,15 +205,15 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(endpoint: &Endpoint, tls: &ClientTls) -> Self {
+    async fn connect(place: &Place) -> Self {
         let options = DialOptions {
-            tls: Some(tls.clone()),
+            tls: Some(place.tls.clone()),
             congestion: CongestionControl::System,
             ..DialOptions::new(tokio::time::Instant::now() + Duration::from_secs(20))
         };
-        let mut websocket = dial(endpoint, &options).await.unwrap().websocket;
+        let mut websocket = dial(&place.endpoint, &options).await.unwrap().websocket;
         let params = ClientParams {
-            server_key: PrivateKey::from_base64(PRIVATE_KEY).unwrap().public_key(),
+            server_key: server_key(),
             hello: ClientHello {
                 version: 1,
                 features: FEATURES,

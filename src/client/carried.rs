@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::GOODBYE;
 use super::attempt::Established;
+use super::marks::Marks;
 use super::mtu::MtuFacts;
 use super::port::Downlink;
 use super::shared::Shared;
@@ -28,15 +29,6 @@ const RETIREMENT: Duration = Duration::from_secs(2);
 /// The server has this long to answer the Close of a connection that has ended already: its loss
 /// must not delay the next attempt.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
-
-/// What a connection's port tells of it.
-#[derive(Debug, Default)]
-pub(super) struct Marks {
-    /// The server has answered a keepalive: it has confirmed us.
-    pub(super) confirmed: AtomicBool,
-    /// The keys have nine tenths of their service behind them; until somebody has taken note.
-    pub(super) keys_aging: AtomicBool,
-}
 
 /// A session over a connection, with what hangs on that connection.
 pub(super) struct Carried {

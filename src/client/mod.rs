@@ -14,6 +14,7 @@ mod carried;
 mod carry;
 mod failure;
 mod inbox;
+mod marks;
 mod mtu;
 mod port;
 mod resolvers;

@@ -12,7 +12,7 @@ use crate::qos::PacketQueue;
 use crate::telemetry::{DropReason, Quality, Size, Traffic};
 use crate::tunnel::{Tun, TunWriter};
 
-use super::carried::Marks;
+use super::marks::Marks;
 use super::shared::Shared;
 
 /// From the TUN into the session's queue.

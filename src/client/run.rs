@@ -12,7 +12,6 @@ use super::attempt::{Aim, Approach, Established, attempt};
 use super::failure::Failure;
 use super::inbox::{Inbox, Interrupt, Reply, answer};
 use super::shared::Shared;
-use super::supervisor::Outcome;
 use super::tunnel::Tunnel;
 use crate::codec::hello::ClientHello;
 use crate::config::{ClientConfig, Reconnect};
@@ -26,6 +25,12 @@ use crate::transport::{ClientTls, Proxy};
 
 /// How often packets that wait for the next connection are looked at: a fraction of what they may wait.
 const AGING: Duration = Duration::from_millis(500);
+
+/// How a tunnel came to its end.
+pub(super) enum Outcome {
+    Interrupted(Interrupt),
+    Failed(VpnError),
+}
 
 /// One tunnel, from `connect()` to its end.
 pub(super) struct Run {

@@ -5,19 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::inbox::{Command, Inbox, Interrupt, Reply, answer};
-use super::run::Run;
+use super::inbox::{Command, Inbox, Reply, answer};
+use super::run::{Outcome, Run};
 use super::shared::Shared;
 use crate::config::ClientConfig;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
 use crate::session::KeyLimits;
-
-/// How a tunnel came to its end.
-pub(super) enum Outcome {
-    Interrupted(Interrupt),
-    Failed(VpnError),
-}
 
 pub(super) struct Supervisor {
     shared: Arc<Shared>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::carried::Marks;
+use super::marks::Marks;
 use super::mtu::MtuFacts;
 use super::port::{Downlink, Gate, Uplink, Way};
 use super::resolvers::{Resolvers, Wanted};

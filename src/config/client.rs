@@ -14,7 +14,7 @@ use super::values::{self, PemSource, StateDir};
 use crate::codec::hello::is_client_name;
 use crate::crypto::keys::PublicKey;
 use crate::error::VpnError;
-use crate::transport::{CongestionControl, Endpoint};
+use crate::transport::{CongestionControl, Endpoint, Proxy};
 
 static NAMES: Names = Names {
     known: &[
@@ -97,6 +97,16 @@ impl Default for Reconnect {
 }
 
 impl ClientConfig {
+    /// The proxy to go through, if any. Where the configuration says nothing, the environment of this process
+    /// is read now.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-config` if the environment's is none that can be used.
+    pub fn proxy_in_force(&self) -> Result<Option<Proxy>, VpnError> {
+        self.proxy.in_force(&self.server_url)
+    }
+
     /// Checks `value`; relative paths are taken from `base_dir`. PEM text is checked too, PEM files
     /// when they are read.
     ///

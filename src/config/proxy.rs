@@ -2,7 +2,6 @@
 
 use std::env;
 
-use super::client::ClientConfig;
 use crate::error::VpnError;
 use crate::transport::{Endpoint, Proxy};
 
@@ -23,20 +22,13 @@ pub enum ProxyChoice {
     Through(Proxy),
 }
 
-impl ClientConfig {
-    /// The proxy to go through, if any. Where the configuration says nothing, the environment of this process
-    /// is read now.
-    ///
-    /// # Errors
-    ///
-    /// `invalid-config` if the environment's is none that can be used.
-    pub fn proxy_in_force(&self) -> Result<Option<Proxy>, VpnError> {
-        // A value that is not Unicode is none that could be used.
-        self.proxy.resolve(&self.server_url, |name| env::var(name).ok())
-    }
-}
-
 impl ProxyChoice {
+    /// The proxy on the way to `server`, if any, by the environment of this process as it is now.
+    pub(super) fn in_force(&self, server: &Endpoint) -> Result<Option<Proxy>, VpnError> {
+        // A value that is not Unicode is none that could be used.
+        self.resolve(server, |name| env::var(name).ok())
+    }
+
     fn resolve(
         &self,
         server: &Endpoint,
