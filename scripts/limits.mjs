@@ -4,7 +4,7 @@
  * is as it would be written. What is shown is in limits-list.mjs.
  */
 
-import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -169,7 +169,7 @@ function main(root, check) {
   for (const finding of findings) console.error(finding);
   const path = join(root, PAGE);
   if (!check) writeFileSync(path, page);
-  else if (readFileSync(path, 'utf8') !== page) {
+  else if (!existsSync(path) || readFileSync(path, 'utf8') !== page) {
     findings.push('it differs');
     console.error(`${PAGE} is not what the sources say: run \`node scripts/limits.mjs\`.`);
   }
