@@ -20,6 +20,11 @@ const CHECKS = [
   { name: 'oxlint', command: [tool('oxlint')], missing: noTools },
   { name: 'tsc', command: [tool('tsc'), '-p', '.'], missing: noTools },
   { name: 'layers', command: [process.execPath, 'scripts/check-layers.mjs'], missing: async () => false },
+  {
+    name: 'limits',
+    command: [process.execPath, 'scripts/limits.mjs', '--check'],
+    missing: async () => false,
+  },
   { name: 'rustfmt', command: ['cargo', 'fmt', '--check'], missing: () => noCargo('fmt', 'rustfmt') },
   {
     name: 'clippy',

@@ -43,6 +43,7 @@ mod sealed {
 impl Address for Ipv4Addr {
     type Net = Ipv4Net;
     const FAMILY: &'static str = "IPv4";
+    /// From the largest private network (RFC 1918) to one with a server and a client (API §3).
     const PREFIXES: RangeInclusive<u8> = 8..=30;
     const BITS: u8 = 32;
     const HAS_BROADCAST: bool = true;
@@ -75,6 +76,7 @@ impl Address for Ipv4Addr {
 impl Address for Ipv6Addr {
     type Net = Ipv6Net;
     const FAMILY: &'static str = "IPv6";
+    /// From the network of a whole link (RFC 4291 §2.5.4) to one with eight addresses (API §3).
     const PREFIXES: RangeInclusive<u8> = 64..=125;
     const BITS: u8 = 128;
     const HAS_BROADCAST: bool = false;

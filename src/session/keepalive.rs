@@ -25,6 +25,15 @@ use crate::telemetry::quality::{Estimator, LinkHealth, Quality};
 /// Checks after which the link's health sets the interval; before, the configured one holds.
 const CHECKS_UNTIL_KNOWN: u32 = 3;
 
+/// The interval while the link is healthy (API §6): before a proxy's usual 60 s are over, with [`SPREAD`].
+const HEALTHY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The interval while it is degraded (API §6).
+const DEGRADED_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The interval while it is critical (API §6), so that its end is noticed soon.
+const CRITICAL_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Good checks in a row that lead from degraded to healthy.
 const GOOD_TO_HEALTHY: u32 = 3;
 
@@ -188,9 +197,9 @@ impl Keepalives {
     pub fn interval(&self) -> Duration {
         self.cap.limit(match self.health.current {
             _ if self.checks < CHECKS_UNTIL_KNOWN => self.configured,
-            LinkHealth::Healthy => Duration::from_secs(60),
-            LinkHealth::Degraded => Duration::from_secs(30),
-            LinkHealth::Critical => Duration::from_secs(10),
+            LinkHealth::Healthy => HEALTHY_INTERVAL,
+            LinkHealth::Degraded => DEGRADED_INTERVAL,
+            LinkHealth::Critical => CRITICAL_INTERVAL,
         })
     }
 

@@ -25,6 +25,15 @@ use crate::session::states;
 use crate::session::unanswered::{Doubt, Unanswered};
 use crate::telemetry::quality::Quality;
 
+/// Frames that a key seals (PROTOCOL §5): far below the counter's end, at which a connection is lost.
+const KEY_FRAMES: u64 = 1 << 32;
+
+/// Bytes of payload that a key seals (PROTOCOL §5): no key protects more than that.
+const KEY_BYTES: u64 = 64 << 30;
+
+/// Time that keys serve (PROTOCOL §5): one that is stolen opens no more than this.
+const KEY_AGE: Duration = Duration::from_secs(3_600);
+
 /// How long traffic keys serve, in either direction (PROTOCOL §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyLimits {
@@ -39,7 +48,7 @@ pub struct KeyLimits {
 impl Default for KeyLimits {
     /// 2³² frames, 64 GiB, one hour.
     fn default() -> Self {
-        Self { frames: 1 << 32, bytes: 64 << 30, age: Duration::from_secs(3_600) }
+        Self { frames: KEY_FRAMES, bytes: KEY_BYTES, age: KEY_AGE }
     }
 }
 

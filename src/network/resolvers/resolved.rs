@@ -25,6 +25,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const REVERT_LIMIT: Duration = Duration::from_millis(1000);
 /// resolved hears of a new interface by itself, a moment after we made it.
 const LINK_KNOWN_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is asked meanwhile.
 const POLL: Duration = Duration::from_millis(50);
 
 /// An interface with resolvers of its own.
