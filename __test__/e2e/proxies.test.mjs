@@ -5,14 +5,7 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { digest } from '../../scripts/lab-web.mjs';
-import {
-  endsTls,
-  missingProxy,
-  NAME,
-  PROXIES,
-  serverSettings,
-  startProxy,
-} from './support/proxies.mjs';
+import { endsTls, missingProxy, NAME, PROXIES, serverSettings, startProxy } from './support/proxies.mjs';
 import { LONG, SERVER, TUNNEL, useSite, WEB } from './support/site.mjs';
 import { eventually, fetchDigest, ping, reaches } from './support/traffic.mjs';
 
