@@ -10,12 +10,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
-use super::{Meter, clock};
-use crate::codec::close::CloseCode;
-use crate::codec::disconnect::{Disconnect, DisconnectCode};
+use super::{End, Meter, clock};
+use crate::codec::disconnect::DisconnectCode;
 use crate::packet::Record;
 use crate::qos::{Allowance, Batch, PacketQueue};
-use crate::session::{Event, Session, SessionError};
+use crate::session::{Event, Session};
 use crate::telemetry::{Quality, Traffic};
 use crate::transport::{Quantum, SESSION_MESSAGE_LIMIT, Stream, WebSocket, WebSocketError};
 
@@ -26,25 +25,6 @@ const BATCH_BYTES: usize = 72 * 1024;
 
 /// Rounds of reading and writing before the task lets others run.
 const ROUNDS_PER_WAKE: usize = 16;
-
-/// How a link ended.
-#[derive(Debug)]
-pub enum End {
-    /// The peer said why.
-    Peer(Disconnect),
-    /// We said why: an [`Order`] was carried out.
-    Local(DisconnectCode),
-    /// The connection was cut, or closed without a word.
-    Lost(WebSocketError),
-    /// The peer broke the protocol below the session.
-    BadMessage(WebSocketError),
-    /// The peer broke the protocol, or failed the seal.
-    BadFrame(SessionError),
-    /// The peer no longer answers.
-    DeadPeer,
-    /// The keys' limits are reached: a new handshake must follow (PROTOCOL §5).
-    KeysSpent,
-}
 
 /// Ends the session from this side.
 #[derive(Clone, Debug)]
@@ -416,25 +396,5 @@ impl<P> Link<Stream, P> {
     /// Drops the connection, with what the kernel still holds for it.
     pub fn abort(self) {
         self.websocket.abort();
-    }
-}
-
-impl End {
-    /// What the connection is closed with (PROTOCOL §9).
-    pub fn close_code(&self) -> u16 {
-        match self {
-            Self::Peer(disconnect) => close_code_after(disconnect.code).as_u16(),
-            Self::Local(code) => close_code_after(*code).as_u16(),
-            Self::BadMessage(error) => error.close_code().unwrap_or(CloseCode::ProtocolError.as_u16()),
-            Self::BadFrame(error) => error.close_code().as_u16(),
-            Self::Lost(_) | Self::DeadPeer | Self::KeysSpent => CloseCode::Normal.as_u16(),
-        }
-    }
-}
-
-const fn close_code_after(code: DisconnectCode) -> CloseCode {
-    match code {
-        DisconnectCode::ShuttingDown => CloseCode::GoingAway,
-        _ => CloseCode::Normal,
     }
 }

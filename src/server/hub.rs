@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use super::lease_file::LeaseFile;
 use super::peer::{Identity, Peer, Present};
 use super::port::tell_unreachable;
+use super::quiet::Quiet;
 use super::reservation::Reservation;
 use super::table::Table;
 use crate::addr::Addresses;
@@ -32,13 +33,6 @@ use crate::tunnel::Tun;
 
 /// From accepting TCP to the confirmed session (PROTOCOL §3).
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Nothing has come for so long: what was sent before the clients' last acknowledgements is here, and the probe that
-/// senders send after it.
-const QUIET: Duration = Duration::from_millis(60);
-
-/// Whoever sends all the same has no acknowledgements to wait for.
-const QUIET_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How often packets that wait for clients that are away are looked at: a fraction of what they may wait.
 const AGING: Duration = Duration::from_millis(500);
@@ -67,8 +61,8 @@ pub(super) struct Hub {
     connections: AtomicU64,
     confirmed: AtomicU64,
     closing: AtomicBool,
-    /// When packets last came for clients that are told to go, in milliseconds since `since`.
-    came: AtomicU64,
+    /// What still comes for clients that are told to go.
+    pub(super) quiet: Quiet,
     since: Instant,
 }
 
@@ -99,7 +93,7 @@ impl Hub {
             connections: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
             closing: AtomicBool::new(false),
-            came: AtomicU64::new(0),
+            quiet: Quiet::default(),
             since: clock::now(),
             config,
         };
@@ -344,37 +338,12 @@ impl Hub {
     /// start.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
+        self.quiet.begin(clock::now());
         if let Some(leases) = &self.leases {
             leases.write_last(&self.save());
         }
         for peer in self.table().peers() {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");
-        }
-    }
-
-    /// Packets came from outside; for [`quiet`](Self::quiet).
-    pub(super) fn packets_came(&self, now: Instant) {
-        if self.is_closing() {
-            let millis = now.saturating_duration_since(self.since).as_millis();
-            self.came.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-    }
-
-    /// Waits until what was under way to the clients has come, but not for long. As soon as the translation of
-    /// addresses is gone, this host answers what comes for them with a reset, and a flow that its client and the
-    /// server's next process would take up again is dead. Senders that hear nothing are silent for 200 ms and more.
-    pub(super) async fn quiet(&self) {
-        let begun = clock::now();
-        self.packets_came(begun);
-        loop {
-            let now = clock::now();
-            let came = self.since + Duration::from_millis(self.came.load(Ordering::Relaxed));
-            if now.saturating_duration_since(came) >= QUIET
-                || now.saturating_duration_since(begun) >= QUIET_PATIENCE
-            {
-                return;
-            }
-            sleep_until((came + QUIET).into()).await;
         }
     }
 

@@ -13,6 +13,7 @@ mod hub;
 mod lease_file;
 mod peer;
 mod port;
+mod quiet;
 mod reservation;
 mod serve;
 mod source;

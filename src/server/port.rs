@@ -34,7 +34,7 @@ impl Route for Downlink {
     fn route<'a>(&mut self, records: impl Iterator<Item = Record<'a>>) {
         let Self { hub, tun, egress } = self;
         let now = clock::now();
-        hub.packets_came(now);
+        hub.quiet.packets_came(now);
         let table = hub.table();
         let mut current: Option<(IpAddr, &Peer, Producer<'_>)> = None;
         for mut record in records {

@@ -212,7 +212,7 @@ async fn run(
     // The host is put back meanwhile: clients that are silent do not delay it.
     let end = async {
         if takes_its_time {
-            hub.quiet().await;
+            hub.quiet.wait().await;
         }
         pumps.iter().for_each(Task::abort);
         changes.undo().await;
