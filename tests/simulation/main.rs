@@ -14,6 +14,7 @@ mod idle;
 mod keepalive;
 mod oracle;
 mod raw;
+mod resume;
 mod session;
 mod states;
 mod world;

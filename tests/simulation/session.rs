@@ -24,9 +24,42 @@ fn rare_events(session: &mut Session) -> Vec<Event> {
     events(session).into_iter().filter(|event| *event != Event::TimedOut).collect()
 }
 
+/// That the keys are spent; that they age is told on the way there.
+fn spent(session: &mut Session) -> bool {
+    events(session).contains(&Event::KeysSpent)
+}
+
 fn close_of(session: &mut Session, bench: &Bench, mut message: Vec<u8>) -> Option<u16> {
     let handled = session.handle_message(bench.now, &mut message, |_| panic!("a packet"));
     handled.err().map(|error| error.close_code().as_u16())
+}
+
+#[test]
+fn what_a_replaced_client_had_sent_is_delivered_and_nothing_is_answered() {
+    let mut bench = Bench::new();
+    let (mut session, mut raw) = bench.server();
+    session.disconnect(DisconnectCode::Replaced, "the session goes on elsewhere");
+    assert_eq!(kinds(&raw.take(&mut session)), [0x3f]);
+    assert_eq!(session.poll_timeout(), None);
+    let mut message = [
+        raw.seal(FrameType::IpPacket, b"under way"),
+        raw.seal(FrameType::Keepalive, &[1; 8]),
+        raw.seal(FrameType::KeepaliveAck, &[1; 8]),
+        raw.seal(FrameType::IpPacket, b"as well"),
+    ]
+    .concat();
+    let mut packets = Vec::new();
+    session.handle_message(bench.now, &mut message, |record| packets.push(record.packet.to_vec())).unwrap();
+    assert_eq!(packets, [&b"under way"[..], b"as well"]);
+    assert!(raw.take(&mut session).is_empty(), "the keepalive is not answered");
+    assert!(session.seal_packet(bench.now, b"packet", &mut Vec::new()).is_err());
+    session.handle_timeout(bench.now + Duration::from_secs(3_600), &mut bench.rng);
+    assert_eq!(session.poll_timeout(), None);
+    assert_eq!(events(&mut session), []);
+    // Its own goodbye, or what does not open, is the end of that.
+    let last = raw.seal(FrameType::Disconnect, &goodbye(DisconnectCode::ClientDisconnect));
+    assert_eq!(close_of(&mut session, &bench, last), None);
+    assert_eq!(close_of(&mut session, &bench, raw.seal(FrameType::IpPacket, b"late")), None);
 }
 
 fn goodbye(code: DisconnectCode) -> Vec<u8> {
@@ -299,18 +332,24 @@ fn with_limits(bench: &mut Bench, key_limits: KeyLimits) -> (Session, Raw) {
 #[test]
 fn keys_are_spent_by_frames_of_either_direction() {
     let mut bench = Bench::new();
-    let limits = KeyLimits { frames: 4, ..KeyLimits::default() };
+    // The confirmation is the first of 20.
+    let limits = KeyLimits { frames: 20, ..KeyLimits::default() };
+    let told = |count| match count {
+        18 => vec![Event::KeysAging],
+        20 => vec![Event::KeysSpent],
+        _ => vec![],
+    };
     let (mut session, _) = with_limits(&mut bench, limits);
     let mut out = Vec::new();
-    for expected in [&[][..], &[], &[Event::KeysSpent], &[], &[]] {
+    for count in 2..=30 {
         session.seal_packet(bench.now, b"packet", &mut out).unwrap();
-        assert_eq!(events(&mut session), expected);
+        assert_eq!(events(&mut session), told(count), "{count}");
     }
     let (mut session, mut raw) = with_limits(&mut bench, limits);
-    for expected in [&[][..], &[], &[], &[Event::KeysSpent], &[]] {
+    for count in 1..=30 {
         let mut message = raw.seal(FrameType::IpPacket, b"packet");
         session.handle_message(bench.now, &mut message, |_| {}).unwrap();
-        assert_eq!(events(&mut session), expected);
+        assert_eq!(events(&mut session), told(count), "{count}");
     }
 }
 
@@ -332,30 +371,39 @@ fn keys_are_spent_by_bytes_of_either_direction() {
     let limits = KeyLimits { bytes: 48 + 140, ..KeyLimits::default() };
     let (mut session, _) = with_limits(&mut bench, limits);
     session.seal_packet(bench.now, &[0; 99], &mut Vec::new()).unwrap();
-    assert_eq!(events(&mut session), []);
+    assert!(!spent(&mut session));
     let (mut session, _) = with_limits(&mut bench, limits);
     session.seal_packet(bench.now, &[0; 100], &mut Vec::new()).unwrap();
-    assert_eq!(events(&mut session), [Event::KeysSpent]);
+    assert!(spent(&mut session));
     let (mut session, mut raw) = with_limits(&mut bench, limits);
     let mut message = raw.seal(FrameType::IpPacket, &[0; 148]);
     session.handle_message(bench.now, &mut message, |_| {}).unwrap();
-    assert_eq!(events(&mut session), [Event::KeysSpent]);
+    assert!(spent(&mut session));
+    // They age at 170 of 188 bytes.
+    for (length, expected) in [(81, vec![]), (82, vec![Event::KeysAging])] {
+        let (mut session, _) = with_limits(&mut bench, limits);
+        session.seal_packet(bench.now, &vec![0; length], &mut Vec::new()).unwrap();
+        assert_eq!(events(&mut session), expected, "{length}");
+    }
 }
 
 #[test]
-fn keys_are_spent_by_age() {
+fn keys_age_and_are_spent_with_time() {
     let mut bench = Bench::new();
     let age = Duration::from_secs(3);
     let (mut session, _) = with_limits(&mut bench, KeyLimits { age, ..KeyLimits::default() });
-    let end = bench.now + age;
-    while session.poll_timeout().unwrap() < end {
-        let at = session.poll_timeout().unwrap();
-        session.handle_timeout(at, &mut bench.rng);
-        assert_eq!(rare_events(&mut session), []);
+    for (end, expected) in [(age * 9 / 10, Event::KeysAging), (age, Event::KeysSpent)] {
+        let end = bench.now + end;
+        while session.poll_timeout().unwrap() < end {
+            let at = session.poll_timeout().unwrap();
+            session.handle_timeout(at, &mut bench.rng);
+            assert_eq!(rare_events(&mut session), []);
+        }
+        assert_eq!(session.poll_timeout(), Some(end));
+        session.handle_timeout(end, &mut bench.rng);
+        assert_eq!(events(&mut session), [expected]);
+        assert!(session.poll_timeout().unwrap() > end);
     }
-    session.handle_timeout(end, &mut bench.rng);
-    assert_eq!(events(&mut session), [Event::KeysSpent]);
-    assert!(session.poll_timeout().unwrap() > end);
 }
 
 #[test]
