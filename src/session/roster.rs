@@ -38,7 +38,7 @@ const PROMISED_PER_SOURCE: u64 = 8;
 /// Unconfirmed addresses that all sources together may always hold (PROTOCOL §3).
 const PROMISED_AT_LEAST: u64 = 8;
 
-/// Clients whose tickets the operator has made void, at most, for as long as tickets live; about 6 MiB when full.
+/// Clients whose tickets the operator has made void, at most, for as long as any of theirs may live; about 6 MiB when full.
 /// Each took a word of the operator's, so that no stranger can fill it; beyond it the oldest is forgotten.
 const REVOKED_MAX: usize = 65_536;
 
@@ -399,7 +399,13 @@ impl Roster {
     }
 
     /// Makes a client's tickets void: the operator does not want it back.
+    ///
+    /// None of them outlives the age that its full handshake allows. Now and their lifetime say less: the wall clock
+    /// may have been ahead when they were written.
     pub fn revoke(&mut self, unix: u64, client_id: &str) {
+        let since = self.clients.get(client_id).map_or(unix, |client| client.full_handshake_at.max(unix));
+        let age = self.rules.ticket_max_age.max(TICKET_LIFETIME);
+        let until = since.saturating_add(age.as_secs());
         self.revoked.retain(|_, until| unix < *until);
         if self.revoked.len() >= REVOKED_MAX
             && let Some(oldest) =
@@ -407,7 +413,7 @@ impl Roster {
         {
             self.revoked.remove(&oldest);
         }
-        self.revoked.insert(client_id.to_owned(), unix.saturating_add(TICKET_LIFETIME.as_secs()));
+        self.revoked.insert(client_id.to_owned(), until);
     }
 
     /// Holds a client to another limit from now on, also when it comes back.

@@ -195,6 +195,18 @@ fn a_revoked_clients_tickets_are_void() {
 }
 
 #[test]
+fn a_revoked_clients_tickets_are_void_also_where_the_wall_clock_was_put_back() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (id, ticket, ..) = bench.join();
+    bench.unix -= 600;
+    bench.roster.revoke(bench.unix, &id);
+    bench.roster.end(bench.now, &id);
+    // The ticket is valid for longer than any that were written now.
+    bench.unix += TICKET_LIFETIME.as_secs() + 300;
+    assert_eq!(bench.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
+}
+
+#[test]
 fn what_is_no_ticket_of_ours_is_invalid() {
     let mut bench = Bench::new("10.8.0.0/24");
     let other = TicketKey::derive(&PrivateKey::from_bytes([2; 32]));
