@@ -464,7 +464,7 @@ impl World {
         for frame in frames(&message) {
             if frame[0] >= 0x10 {
                 let (prefix, counter) = frame[HEADER..HEADER + 24].split_first_chunk::<16>().unwrap();
-                assert_eq!(counter, node.nonce.1.to_be_bytes());
+                assert_eq!(counter, node.nonce.1.to_be_bytes(), "a nonce out of order");
                 node.nonce.1 += 1;
                 match node.nonce.0 {
                     Some(known) => assert_eq!(known, *prefix),
