@@ -40,13 +40,14 @@ export async function run(command, args, { env } = {}) {
  *
  * @param {string} command
  * @param {string[]} args
- * @param {{ echo?: boolean, env?: NodeJS.ProcessEnv }} [options] `echo` prints it to this terminal, too
+ * @param {{ cwd?: string, echo?: boolean, env?: NodeJS.ProcessEnv }} [options] `echo` prints it to this terminal,
+ *   too
  * @returns {Promise<string>}
  * @throws {Error} if it cannot be started or does not succeed; `output` is what it printed
  */
-export async function read(command, args, { echo = false, env } = {}) {
+export async function read(command, args, { cwd = ROOT, echo = false, env } = {}) {
   const child = spawn(command, args, {
-    cwd: ROOT,
+    cwd,
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
   });

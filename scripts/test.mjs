@@ -4,7 +4,8 @@
  *
  * What needs something that is not here (root, a program, `/dev/net/tun`) is skipped with the reason; with
  * `--no-skip`, or SMARTVPN_NO_SKIP=1, each skip is a failure. With `--long`, tests that can be run for seconds
- * or for minutes, or with few clients or many, take the larger measure: they are told by SMARTVPN_LONG=1.
+ * or for minutes, or with few clients or many, take the larger measure: they are told by SMARTVPN_LONG=1. Then
+ * the simulation must also find what is planted for it (mutants.mjs).
  *
  * The last line is `N passed, N failed, N skipped`.
  */
@@ -37,6 +38,7 @@ add(await lint({ quick: true }));
 const built = await attempt('the build', build);
 add(await rustTests());
 if (built) add(await nodeTests());
+if (long) add(await mutantTests());
 report();
 
 function add({ passed, failed, skipped }) {
@@ -68,6 +70,17 @@ async function rustTests() {
   const outcome = readCargoTests(output);
   if (failure && outcome.failed.length === 0) outcome.failed.push(failure.message);
   return outcome;
+}
+
+/** Whether the simulation finds the bugs that are planted for it. */
+async function mutantTests() {
+  heading('mutants');
+  try {
+    await run(process.execPath, ['scripts/mutants.mjs']);
+    return { passed: 1, failed: [], skipped: [] };
+  } catch (error) {
+    return { passed: 0, failed: [error.message], skipped: [] };
+  }
 }
 
 async function nodeTests() {

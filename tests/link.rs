@@ -239,9 +239,10 @@ async fn a_link_tells_how_silent_its_connection_was_when_it_was_cut() {
     let (client, server) = pair(8 * 1024);
     let (mut near, mut far) = (client.link, server.link);
     client.queue.producer(Instant::now()).push(&packet(1), Offload::NONE);
-    // Long enough that the first keepalive is answered, and that the rest counts as idleness.
+    // Long enough that the keepalive which the packet earns after 2 s is answered, and that the rest counts
+    // as idleness.
     let idle =
-        tokio::time::timeout(Duration::from_millis(3_500), async { tokio::join!(near.run(), far.run()) });
+        tokio::time::timeout(Duration::from_millis(5_500), async { tokio::join!(near.run(), far.run()) });
     assert!(idle.await.is_err());
     assert_eq!(server.seen.packets.lock().unwrap().len(), 1);
     drop(far);

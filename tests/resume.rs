@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "a test fails by panicking, and its server's process tells that it serves"

@@ -46,6 +46,8 @@ impl Supervisor {
     async fn serve(&mut self, config: ClientConfig, persistent: bool, reply: Reply) {
         let mut run = Run::new(&self.shared, config, persistent, reply, self.key_limits);
         let outcome = run.run(&mut self.inbox).await;
+        // Nothing of the tunnel is left when its end is told.
+        run.vigil = None;
         if let Some(tunnel) = run.tunnel.take() {
             tunnel.close().await;
         }

@@ -38,7 +38,7 @@ const PROMISED_PER_SOURCE: u64 = 8;
 /// Unconfirmed addresses that all sources together may always hold (PROTOCOL §3).
 const PROMISED_AT_LEAST: u64 = 8;
 
-/// Clients whose tickets the operator has made void, at most, for as long as tickets live; about 6 MiB when full.
+/// Clients whose tickets the operator has made void, at most, for as long as any of theirs may live; about 6 MiB when full.
 /// Each took a word of the operator's, so that no stranger can fill it; beyond it the oldest is forgotten.
 const REVOKED_MAX: usize = 65_536;
 
@@ -99,6 +99,8 @@ pub struct Offer {
     pub origin: Origin,
     source: IpAddr,
     full_handshake_at: u64,
+    /// Offers are numbered as their first messages come.
+    number: u64,
 }
 
 /// A session that has begun or goes on.
@@ -129,6 +131,8 @@ struct Client {
     limit: Option<(u64, u64)>,
     full_handshake_at: u64,
     presence: Presence,
+    /// The number of the last offer that was confirmed.
+    offer: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +163,8 @@ pub struct Roster {
     /// Addresses given back less than their rest ago.
     resting: VecDeque<(Instant, Addresses)>,
     revoked: HashMap<String, u64>,
+    /// Offers made so far.
+    offers: u64,
 }
 
 impl Roster {
@@ -174,6 +180,7 @@ impl Roster {
             by_source: HashMap::new(),
             resting: VecDeque::new(),
             revoked: HashMap::new(),
+            offers: 0,
         }
     }
 
@@ -217,6 +224,7 @@ impl Roster {
             origin: Origin::New,
             source,
             full_handshake_at: unix,
+            number: self.next_number(),
         })
     }
 
@@ -229,6 +237,7 @@ impl Roster {
         let claims = self.claims(unix, ticket)?;
         let Claims { client_id, assigned_ip, assigned_ip6, full_handshake_at, .. } = claims;
         let wanted = Addresses { v4: assigned_ip, v6: assigned_ip6 };
+        let number = self.next_number();
         let offer = |limit, origin, early| Offer {
             client_id: client_id.clone(),
             addresses: wanted,
@@ -237,6 +246,7 @@ impl Roster {
             origin,
             source,
             full_handshake_at,
+            number,
         };
         if let Some(client) = self.clients.get(&client_id) {
             // An address was given to its session since: the ticket is of an older one.
@@ -256,6 +266,11 @@ impl Roster {
         };
         self.promise(source, &client_id, wanted);
         Ok(offer(claims.limit, Origin::Ticket, early))
+    }
+
+    const fn next_number(&mut self) -> u64 {
+        self.offers += 1;
+        self.offers
     }
 
     /// What a ticket says, if it still counts.
@@ -331,19 +346,27 @@ impl Roster {
     }
 
     /// The connection has confirmed its keys: the client is there, by this connection and no other. `None` if its
-    /// session has ended since the offer: the connection is to be closed.
+    /// session has ended since the offer, or the client has gone on to a connection that it made later: this one is
+    /// to be closed.
+    ///
+    /// A client makes one connection after the other, but its confirmations need not come in that order: one may be
+    /// held up on a way that the client has left since.
     pub fn confirm(&mut self, offer: Offer, connection: ConnectionId) -> Option<Confirmed> {
         let promised = self.end_promise(&offer).is_some();
         let presence = Presence::Online(connection);
-        let Offer { client_id, addresses, limit, full_handshake_at, .. } = offer;
+        let Offer { client_id, addresses, limit, full_handshake_at, number, .. } = offer;
         let Some(client) = self.clients.get_mut(&client_id) else {
             if !promised {
                 return None;
             }
-            let client = Client { addresses, limit, full_handshake_at, presence };
+            let client = Client { addresses, limit, full_handshake_at, presence, offer: number };
             self.clients.insert(client_id.clone(), client);
             return Some(Confirmed { client_id, resumed: false, replaced: None });
         };
+        if number < client.offer {
+            return None;
+        }
+        client.offer = number;
         client.full_handshake_at = client.full_handshake_at.max(full_handshake_at);
         let replaced = match std::mem::replace(&mut client.presence, presence) {
             Presence::Online(old) => Some(old),
@@ -399,7 +422,13 @@ impl Roster {
     }
 
     /// Makes a client's tickets void: the operator does not want it back.
+    ///
+    /// None of them outlives the age that its full handshake allows. Now and their lifetime say less: the wall clock
+    /// may have been ahead when they were written.
     pub fn revoke(&mut self, unix: u64, client_id: &str) {
+        let since = self.clients.get(client_id).map_or(unix, |client| client.full_handshake_at.max(unix));
+        let age = self.rules.ticket_max_age.max(TICKET_LIFETIME);
+        let until = since.saturating_add(age.as_secs());
         self.revoked.retain(|_, until| unix < *until);
         if self.revoked.len() >= REVOKED_MAX
             && let Some(oldest) =
@@ -407,7 +436,7 @@ impl Roster {
         {
             self.revoked.remove(&oldest);
         }
-        self.revoked.insert(client_id.to_owned(), unix.saturating_add(TICKET_LIFETIME.as_secs()));
+        self.revoked.insert(client_id.to_owned(), until);
     }
 
     /// Holds a client to another limit from now on, also when it comes back.

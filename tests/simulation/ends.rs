@@ -32,7 +32,7 @@ pub(crate) enum End {
     Lost,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
     Client,
     Server,
@@ -71,6 +71,7 @@ pub(crate) struct Node {
     pub(crate) sealed: Used,
     pub(crate) opened: Used,
     pub(crate) key_events: usize,
+    pub(crate) aging_events: usize,
     pub(crate) delivered: usize,
     /// Of these, those that came with an offload header.
     pub(crate) offloaded: usize,
@@ -103,6 +104,7 @@ impl Node {
             sealed: Used { frames: 0, bytes: 0 },
             opened: Used { frames: 0, bytes: 0 },
             key_events: 0,
+            aging_events: 0,
             delivered: 0,
             offloaded: 0,
             bundles: 0,
@@ -111,7 +113,8 @@ impl Node {
     }
 
     pub(crate) fn stage(&self) -> Stage {
-        if self.left.is_some() {
+        // Whoever is replaced goes on elsewhere, so that its packets still count.
+        if self.left.is_some_and(|code| code != DisconnectCode::Replaced) {
             return Stage::Closed;
         }
         match &self.state {

@@ -9,7 +9,8 @@ use smartvpn::codec::hello::{Accepted, ClientHello, RejectCode, Rejection, Serve
 use smartvpn::codec::secret::Token;
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::session::{
-    ClientFailure, ClientParams, Event, FEATURES, Opened, Session, SessionError, Unconfirmed, client,
+    AfterRefusal, ClientFailure, ClientParams, Event, FEATURES, Opened, Session, SessionError, Unconfirmed,
+    client,
 };
 
 use crate::ends::accepted;
@@ -18,10 +19,18 @@ use crate::oracle::HEADER;
 use crate::raw::{Bench, Raw, frame};
 use crate::world::HANDSHAKE_TIMEOUT;
 
-fn close_of<T>(outcome: Result<T, SessionError>) -> u16 {
+pub(crate) fn close_of<T>(outcome: Result<T, SessionError>) -> u16 {
     match outcome {
         Ok(_) => panic!("accepted"),
         Err(error) => error.close_code().as_u16(),
+    }
+}
+
+/// How the connection is closed behind a refusal.
+pub(crate) fn close_behind(then: AfterRefusal) -> u16 {
+    match then {
+        AfterRefusal::Close(code) => code.as_u16(),
+        AfterRefusal::Listen(_) => panic!("the connection stays"),
     }
 }
 
@@ -144,8 +153,8 @@ fn each_rejection_reaches_the_client_and_closes_with_its_code() {
         let (awaiting, message1) = client::start(bench.params(), &mut bench.rng).unwrap();
         let Ok(Opened::Request(request)) = bench.open(message1) else { panic!("no request") };
         let rejection = Rejection { version: 1, code: code.clone(), message: "no".into() };
-        let (mut frame, closed) = request.reject(rejection.clone(), &mut bench.rng).unwrap();
-        assert_eq!(closed.as_u16(), close, "{code:?}");
+        let (mut frame, then) = request.reject(rejection.clone(), &mut bench.rng).unwrap();
+        assert_eq!(close_behind(then), close, "{code:?}");
         let failure = awaiting.handle_message(bench.now, &mut bench.rng, &mut frame).unwrap_err();
         assert_eq!(failure.close_code(), CloseCode::Normal);
         let ClientFailure::Rejected(told) = failure else { panic!("{failure:?}") };
@@ -168,10 +177,10 @@ fn bad_hellos_are_rejected_under_the_handshakes_protection() {
     let mut bench = Bench::new();
     for (text, code) in hellos {
         let (initiated, message1) = bench.raw_hello(text);
-        let Ok(Opened::Refused { frame, close }) = bench.open(message1) else {
+        let Ok(Opened::Refused { frame, then }) = bench.open(message1) else {
             panic!("{text:?} was not refused")
         };
-        assert_eq!(close.as_u16(), 1008);
+        assert_eq!(close_behind(then), 1008);
         let (answer, _) = initiated.finish(&frame[HEADER..]).unwrap();
         let Ok(ServerHello::Rejected(rejection)) = ServerHello::parse(&answer, Default::default(), false)
         else {

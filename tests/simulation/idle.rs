@@ -138,14 +138,14 @@ fn the_second_connection_survives_a_proxy_that_cut_the_first() {
             // A reset tells of the silence that our keepalive ended, which was longer than the proxy's.
             let longest = if manner == Manner::AtOnce { patience + LATENCY } else { HOUR };
             assert!(silence + 2 * LATENCY >= patience && silence <= longest, "{what}: {silence:?}");
-            assert!(cap.learn(silence));
+            assert!(cap.learn(bench.now, silence));
             // By resets it may take more than one lesson, each a fifth and more shorter.
             let mut cuts = 1;
             loop {
                 let mut connection = Connection::open(&mut bench, cap, patience, manner);
                 let Some(lesson) = connection.run(&mut bench, HOUR) else { break };
                 assert_eq!(manner, Manner::WhenUsed, "{what}: cut again");
-                assert!(cap.learn(lesson.expect("not idle")), "{what}: nothing new");
+                assert!(cap.learn(bench.now, lesson.expect("not idle")), "{what}: nothing new");
                 cuts += 1;
                 assert!(cuts < 12, "{what}: it never learns");
             }
@@ -170,7 +170,7 @@ fn a_proxy_of_60_s_never_cuts() {
 fn a_cap_holds_from_the_first_interval_on() {
     let mut bench = Bench::new();
     let mut cap = KeepaliveCap::default();
-    cap.learn(Duration::from_secs(10));
+    cap.learn(bench.now, Duration::from_secs(10));
     let mut connection = Connection::open(&mut bench, cap, Duration::from_secs(120), Manner::AtOnce);
     assert_eq!(connection.run(&mut bench, HOUR), None);
     let session = &connection.nodes[0].session;

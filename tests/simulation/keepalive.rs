@@ -142,7 +142,7 @@ impl Bench {
         let (now, mut rng) = (epoch(), StdRng::seed_from_u64(seed));
         let configured = Duration::from_secs(configured);
         let mut known = KeepaliveCap::default();
-        cap.map(|silence| known.learn(Duration::from_secs(silence)));
+        cap.map(|silence| known.learn(now, Duration::from_secs(silence)));
         let mut machine = Keepalives::new(now, configured, &mut rng).with_cap(known);
         let stamp = machine.send(now, &mut rng);
         let model = Model {

@@ -14,9 +14,13 @@ pub(crate) const HEADER: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Listening,
+    /// A SessionResume was refused, and the connection stays.
+    ResumeRefused,
     /// Message 1 was taken, message 2 is not sent yet.
     Answering,
     Awaiting,
+    /// The same after a SessionResume.
+    AwaitingResume,
     Unconfirmed,
     Up,
     /// Up, with the feature `bundle` in force.
@@ -28,8 +32,10 @@ pub(crate) enum Stage {
 impl Stage {
     pub(crate) const fn allows(self, kind: u8) -> bool {
         match self {
-            Self::Listening => kind == 0x01,
+            Self::Listening => matches!(kind, 0x01 | 0x30),
+            Self::ResumeRefused => kind == 0x01,
             Self::Awaiting => matches!(kind, 0x02 | 0x3f),
+            Self::AwaitingResume => matches!(kind, 0x31 | 0x32 | 0x3f),
             Self::Answering | Self::Unconfirmed => kind == 0x20,
             Self::Up => matches!(kind, 0x10 | 0x20 | 0x21 | 0x3f),
             Self::UpWithBundles => matches!(kind, 0x10 | 0x11 | 0x20 | 0x21 | 0x3f),
@@ -45,18 +51,22 @@ impl Stage {
             0x11 => 45..=131_072,
             0x20 | 0x21 => 48..=48,
             0x30 => 50..=8_192,
-            0x3f if matches!(self, Self::Awaiting) => 2..=1_024,
+            0x3f if self.takes_plain_disconnect() => 2..=1_024,
             0x3f => 42..=1_064,
             0x40 | 0x41 => 89..=8_192,
             _ => 0..=0,
         }
     }
 
+    pub(crate) const fn takes_plain_disconnect(self) -> bool {
+        matches!(self, Self::Awaiting | Self::AwaitingResume)
+    }
+
     const fn after(self, kind: u8, up: Self) -> Self {
         match (self, kind) {
-            (Self::Listening, _) => Self::Answering,
+            (Self::Listening | Self::ResumeRefused, _) => Self::Answering,
             (Self::Up | Self::UpWithBundles, 0x3f) => Self::Closed,
-            (Self::Awaiting | Self::Unconfirmed, _) => up,
+            (Self::Awaiting | Self::AwaitingResume | Self::Unconfirmed, _) => up,
             (stage, _) => stage,
         }
     }
@@ -88,7 +98,7 @@ pub(crate) fn judge(mut stage: Stage, up: Stage, genuine: &VecDeque<Vec<u8>>, me
         {
             verdict.accepted += 1;
             stage = stage.after(frame[0], up);
-        } else if stage == Stage::Awaiting && frame[0] == 0x3f {
+        } else if stage.takes_plain_disconnect() && frame[0] == 0x3f {
             verdict.plain_disconnect = frame == plain_disconnect();
             verdict.close = (!verdict.plain_disconnect).then_some(1002);
             break;

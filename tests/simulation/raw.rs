@@ -6,14 +6,15 @@ use std::time::Instant;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use smartvpn::codec::frame::{FrameType, header};
-use smartvpn::codec::hello::{Accepted, ClientHello, Features, ServerHello};
+use smartvpn::codec::hello::{Accepted, ClientHello, Features, RejectCode, Rejection, ServerHello};
+use smartvpn::codec::secret::Ticket;
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::crypto::noise::{self, Initiated, Pattern};
 use smartvpn::crypto::seal::{Opener, Sealer};
 use smartvpn::crypto::traffic::{Handshake, TrafficKeys};
 use smartvpn::session::{
-    ClientFailure, ClientParams, Connected, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session,
-    SessionError, Unconfirmed, client,
+    AfterRefusal, ClientFailure, ClientParams, Connected, KeepaliveCap, KeyLimits, Listening, Opened,
+    ReplayCache, Session, SessionError, Unconfirmed, client,
 };
 
 use crate::ends::{accepted, in_force};
@@ -48,6 +49,23 @@ impl Bench {
             keepalive_interval: None,
             keepalive_cap: KeepaliveCap::default(),
             key_limits: KeyLimits::default(),
+        }
+    }
+
+    /// Of a client that has a ticket, though none that any server wrote.
+    pub(crate) fn resume_params(&self) -> ClientParams {
+        let hello = ClientHello { ticket: Ticket::new(vec![1; 100]), ..ClientHello::default() };
+        ClientParams { hello, ..self.params() }
+    }
+
+    /// A server that has refused a SessionResume, and goes on listening.
+    pub(crate) fn resume_refused(&mut self, code: RejectCode) -> Listening {
+        let (_awaiting, message1) = client::start(self.resume_params(), &mut self.rng).unwrap();
+        let Ok(Opened::Request(request)) = self.open(message1) else { panic!("no request") };
+        let rejection = Rejection { version: 1, code, message: "no".into() };
+        match request.reject(rejection, &mut self.rng).unwrap() {
+            (_, AfterRefusal::Listen(listening)) => listening,
+            (_, then) => panic!("{then:?}"),
         }
     }
 
@@ -114,12 +132,26 @@ impl Bench {
         hello: &[u8],
         then: impl FnOnce(&mut Raw) -> Vec<u8>,
     ) -> (Result<Connected, ClientFailure>, Raw) {
+        self.connect_by(params, FrameType::HandshakeResp, hello, then)
+    }
+
+    /// The same, where the answer is a frame of this type.
+    pub(crate) fn connect_by(
+        &mut self,
+        params: ClientParams,
+        answer: FrameType,
+        hello: &[u8],
+        then: impl FnOnce(&mut Raw) -> Vec<u8>,
+    ) -> (Result<Connected, ClientFailure>, Raw) {
+        let (kind, head) = match params.hello.ticket {
+            None => (FrameType::HandshakeInit, HEADER),
+            Some(_) => (FrameType::SessionResume, HEADER + 1),
+        };
         let (awaiting, frame1) = client::start(params, &mut self.rng).unwrap();
-        let kind = FrameType::HandshakeInit;
-        let (responding, _) = noise::respond(Pattern::Nk, kind, &self.keypair, &frame1[HEADER..]).unwrap();
+        let (responding, _) = noise::respond(Pattern::Nk, kind, &self.keypair, &frame1[head..]).unwrap();
         let (message2, handshake) = responding.finish(hello, &mut self.rng).unwrap();
         let mut raw = Raw::server(&handshake);
-        let mut message = frame(FrameType::HandshakeResp, &message2);
+        let mut message = frame(answer, &message2);
         message.extend(then(&mut raw));
         (awaiting.handle_message(self.now, &mut self.rng, &mut message), raw)
     }

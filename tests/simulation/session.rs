@@ -5,28 +5,51 @@ use std::time::Duration;
 use smartvpn::codec::disconnect::{Disconnect, DisconnectCode};
 use smartvpn::codec::frame::FrameType;
 use smartvpn::codec::hello::ServerHello;
-use smartvpn::session::{ClientParams, Event, KeyLimits, MAX_ACKS, Session};
+use smartvpn::session::{ClientParams, Event, MAX_ACKS, Session};
 use smartvpn::telemetry::quality::LinkHealth;
 
 use crate::ends::accepted;
 use crate::raw::{Bench, Raw};
 
-fn kinds(frames: &[(u8, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn kinds(frames: &[(u8, Vec<u8>)]) -> Vec<u8> {
     frames.iter().map(|(kind, _)| *kind).collect()
 }
 
-fn events(session: &mut Session) -> Vec<Event> {
+pub(crate) fn events(session: &mut Session) -> Vec<Event> {
     std::iter::from_fn(|| session.poll_event()).collect()
 }
 
-/// Those that are not told at each time-out.
-fn rare_events(session: &mut Session) -> Vec<Event> {
-    events(session).into_iter().filter(|event| *event != Event::TimedOut).collect()
-}
-
-fn close_of(session: &mut Session, bench: &Bench, mut message: Vec<u8>) -> Option<u16> {
+pub(crate) fn close_of(session: &mut Session, bench: &Bench, mut message: Vec<u8>) -> Option<u16> {
     let handled = session.handle_message(bench.now, &mut message, |_| panic!("a packet"));
     handled.err().map(|error| error.close_code().as_u16())
+}
+
+#[test]
+fn what_a_replaced_client_had_sent_is_delivered_and_nothing_is_answered() {
+    let mut bench = Bench::new();
+    let (mut session, mut raw) = bench.server();
+    session.disconnect(DisconnectCode::Replaced, "the session goes on elsewhere");
+    assert_eq!(kinds(&raw.take(&mut session)), [0x3f]);
+    assert_eq!(session.poll_timeout(), None);
+    let mut message = [
+        raw.seal(FrameType::IpPacket, b"under way"),
+        raw.seal(FrameType::Keepalive, &[1; 8]),
+        raw.seal(FrameType::KeepaliveAck, &[1; 8]),
+        raw.seal(FrameType::IpPacket, b"as well"),
+    ]
+    .concat();
+    let mut packets = Vec::new();
+    session.handle_message(bench.now, &mut message, |record| packets.push(record.packet.to_vec())).unwrap();
+    assert_eq!(packets, [&b"under way"[..], b"as well"]);
+    assert!(raw.take(&mut session).is_empty(), "the keepalive is not answered");
+    assert!(session.seal_packet(bench.now, b"packet", &mut Vec::new()).is_err());
+    session.handle_timeout(bench.now + Duration::from_secs(3_600), &mut bench.rng);
+    assert_eq!(session.poll_timeout(), None);
+    assert_eq!(events(&mut session), []);
+    // Its own goodbye, or what does not open, is the end of that.
+    let last = raw.seal(FrameType::Disconnect, &goodbye(DisconnectCode::ClientDisconnect));
+    assert_eq!(close_of(&mut session, &bench, last), None);
+    assert_eq!(close_of(&mut session, &bench, raw.seal(FrameType::IpPacket, b"late")), None);
 }
 
 fn goodbye(code: DisconnectCode) -> Vec<u8> {
@@ -286,93 +309,6 @@ fn packets_have_up_to_65535_bytes() {
     assert_eq!(out.len(), length, "nothing is left behind");
     session.seal_packet(bench.now, b"next", &mut out).unwrap();
     assert_eq!(raw.open(&out).iter().map(|(_, packet)| packet.len()).collect::<Vec<_>>(), [0, 1, 65_535, 4]);
-}
-
-fn with_limits(bench: &mut Bench, key_limits: KeyLimits) -> (Session, Raw) {
-    let params = ClientParams { key_limits, ..bench.params() };
-    let (mut session, mut raw) = bench.client(params);
-    raw.take(&mut session);
-    assert_eq!(events(&mut session), []);
-    (session, raw)
-}
-
-#[test]
-fn keys_are_spent_by_frames_of_either_direction() {
-    let mut bench = Bench::new();
-    let limits = KeyLimits { frames: 4, ..KeyLimits::default() };
-    let (mut session, _) = with_limits(&mut bench, limits);
-    let mut out = Vec::new();
-    for expected in [&[][..], &[], &[Event::KeysSpent], &[], &[]] {
-        session.seal_packet(bench.now, b"packet", &mut out).unwrap();
-        assert_eq!(events(&mut session), expected);
-    }
-    let (mut session, mut raw) = with_limits(&mut bench, limits);
-    for expected in [&[][..], &[], &[], &[Event::KeysSpent], &[]] {
-        let mut message = raw.seal(FrameType::IpPacket, b"packet");
-        session.handle_message(bench.now, &mut message, |_| {}).unwrap();
-        assert_eq!(events(&mut session), expected);
-    }
-}
-
-#[test]
-fn keys_are_spent_by_control_frames_too() {
-    let mut bench = Bench::new();
-    let (mut session, mut raw) = with_limits(&mut bench, KeyLimits { frames: 2, ..KeyLimits::default() });
-    let at = session.poll_timeout().unwrap();
-    session.handle_timeout(at, &mut bench.rng);
-    assert_eq!(events(&mut session), [Event::TimedOut]);
-    assert_eq!(kinds(&raw.take(&mut session)), [0x20]);
-    assert_eq!(events(&mut session), [Event::KeysSpent]);
-}
-
-#[test]
-fn keys_are_spent_by_bytes_of_either_direction() {
-    let mut bench = Bench::new();
-    // The confirmation's payload and a packet's, less one byte of it.
-    let limits = KeyLimits { bytes: 48 + 140, ..KeyLimits::default() };
-    let (mut session, _) = with_limits(&mut bench, limits);
-    session.seal_packet(bench.now, &[0; 99], &mut Vec::new()).unwrap();
-    assert_eq!(events(&mut session), []);
-    let (mut session, _) = with_limits(&mut bench, limits);
-    session.seal_packet(bench.now, &[0; 100], &mut Vec::new()).unwrap();
-    assert_eq!(events(&mut session), [Event::KeysSpent]);
-    let (mut session, mut raw) = with_limits(&mut bench, limits);
-    let mut message = raw.seal(FrameType::IpPacket, &[0; 148]);
-    session.handle_message(bench.now, &mut message, |_| {}).unwrap();
-    assert_eq!(events(&mut session), [Event::KeysSpent]);
-}
-
-#[test]
-fn keys_are_spent_by_age() {
-    let mut bench = Bench::new();
-    let age = Duration::from_secs(3);
-    let (mut session, _) = with_limits(&mut bench, KeyLimits { age, ..KeyLimits::default() });
-    let end = bench.now + age;
-    while session.poll_timeout().unwrap() < end {
-        let at = session.poll_timeout().unwrap();
-        session.handle_timeout(at, &mut bench.rng);
-        assert_eq!(rare_events(&mut session), []);
-    }
-    session.handle_timeout(end, &mut bench.rng);
-    assert_eq!(events(&mut session), [Event::KeysSpent]);
-    assert!(session.poll_timeout().unwrap() > end);
-}
-
-#[test]
-fn a_server_is_not_told_of_spent_keys() {
-    let mut bench = Bench::new();
-    let (mut session, mut raw) = bench.server();
-    let end = bench.now + KeyLimits::default().age;
-    while session.poll_timeout().unwrap() <= end {
-        bench.now = session.poll_timeout().unwrap();
-        session.handle_timeout(bench.now, &mut bench.rng);
-        for (kind, stamp) in raw.take(&mut session) {
-            assert_eq!(kind, 0x20);
-            let ack = raw.seal(FrameType::KeepaliveAck, &stamp);
-            assert_eq!(close_of(&mut session, &bench, ack), None);
-        }
-        assert!(events(&mut session).iter().all(|event| matches!(event, Event::RoundTrip { .. })));
-    }
 }
 
 #[test]

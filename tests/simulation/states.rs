@@ -3,6 +3,7 @@
 use smartvpn::codec::close::CloseCode;
 use smartvpn::codec::disconnect::{Disconnect, DisconnectCode};
 use smartvpn::codec::frame::FrameType;
+use smartvpn::codec::hello::RejectCode;
 use smartvpn::session::{ClientFailure, FEATURES, client};
 
 use crate::oracle::Stage;
@@ -12,33 +13,42 @@ use crate::raw::Bench;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     ServerStart,
+    ServerResumeRefused,
     ClientAwaiting,
+    ClientAwaitingResume,
     ServerUnconfirmed,
     ServerUp,
     ClientUp,
     ServerUpWithBundles,
     DisconnectSeen,
     DisconnectSent,
+    ReplacedSent,
 }
 
 impl Place {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::ServerStart,
+        Self::ServerResumeRefused,
         Self::ClientAwaiting,
+        Self::ClientAwaitingResume,
         Self::ServerUnconfirmed,
         Self::ServerUp,
         Self::ClientUp,
         Self::ServerUpWithBundles,
         Self::DisconnectSeen,
         Self::DisconnectSent,
+        Self::ReplacedSent,
     ];
 
     const fn stage(self) -> Stage {
         match self {
             Self::ServerStart => Stage::Listening,
+            Self::ServerResumeRefused => Stage::ResumeRefused,
             Self::ClientAwaiting => Stage::Awaiting,
+            Self::ClientAwaitingResume => Stage::AwaitingResume,
             Self::ServerUnconfirmed => Stage::Unconfirmed,
-            Self::ServerUp | Self::ClientUp => Stage::Up,
+            // Whoever is replaced may still deliver packets, so its frames are read as before.
+            Self::ServerUp | Self::ClientUp | Self::ReplacedSent => Stage::Up,
             Self::ServerUpWithBundles => Stage::UpWithBundles,
             Self::DisconnectSeen | Self::DisconnectSent => Stage::Closed,
         }
@@ -49,8 +59,16 @@ impl Place {
         let now = bench.now;
         let outcome = match self {
             Self::ServerStart => bench.open(message).map(drop),
-            Self::ClientAwaiting => {
-                let (awaiting, _) = client::start(bench.params(), &mut bench.rng).unwrap();
+            Self::ServerResumeRefused => {
+                let listening = bench.resume_refused(RejectCode::TicketInvalid);
+                listening.handle_message(now, &mut bench.rng, &mut bench.replay, &mut message).map(drop)
+            }
+            Self::ClientAwaiting | Self::ClientAwaitingResume => {
+                let params = match self {
+                    Self::ClientAwaiting => bench.params(),
+                    _ => bench.resume_params(),
+                };
+                let (awaiting, _) = client::start(params, &mut bench.rng).unwrap();
                 match awaiting.handle_message(now, &mut bench.rng, &mut message) {
                     Err(ClientFailure::Broken { reason, .. }) => Err(reason),
                     other => panic!("{other:?}"),
@@ -84,6 +102,11 @@ impl Place {
                 session.disconnect(DisconnectCode::Kicked, "");
                 session.handle_message(now, &mut message, |_| panic!("a packet"))
             }
+            Self::ReplacedSent => {
+                let (mut session, _) = bench.server();
+                session.disconnect(DisconnectCode::Replaced, "");
+                session.handle_message(now, &mut message, |_| panic!("a packet"))
+            }
         };
         outcome.err().map(|error| error.close_code().as_u16())
     }
@@ -105,7 +128,7 @@ fn every_type_in_every_state() {
                 Stage::Closed => None,
                 _ if !stage.allows(kind) => Some(1002),
                 // Zeros are no JSON.
-                Stage::Awaiting if kind == 0x3f => Some(1002),
+                _ if stage.takes_plain_disconnect() && kind == 0x3f => Some(1002),
                 // Allowed, but zeros do not open.
                 _ => Some(1008),
             };
@@ -124,7 +147,7 @@ fn every_length_at_the_edge_in_every_state() {
         }
         for kind in (0..=u8::MAX).filter(|kind| stage.allows(*kind)) {
             let (least, most) = stage.lengths(kind).into_inner();
-            let fits = if stage == Stage::Awaiting && kind == 0x3f { 1002 } else { 1008 };
+            let fits = if stage.takes_plain_disconnect() && kind == 0x3f { 1002 } else { 1008 };
             let lengths = [(0, 1002), (least - 1, 1002), (least, fits), (most, fits), (most + 1, 1002)];
             for (length, close) in lengths {
                 let closed = place.feed(&mut bench, forged(kind, length));
@@ -144,7 +167,7 @@ fn empty_and_partial_messages_in_every_state() {
         let stage = place.stage();
         let expected = (stage != Stage::Closed).then_some(CloseCode::ProtocolError.as_u16());
         assert_eq!(place.feed(&mut bench, Vec::new()), expected, "{place:?}");
-        for kind in [0x01, 0x02, 0x10, 0x20, 0x3f] {
+        for kind in [0x01, 0x02, 0x10, 0x20, 0x30, 0x31, 0x32, 0x3f] {
             let whole = forged(kind, *stage.lengths(kind).start());
             for length in [1, 4, 5, whole.len() - 1] {
                 let closed = place.feed(&mut bench, whole[..length].to_vec());

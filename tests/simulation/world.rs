@@ -225,7 +225,7 @@ impl World {
         self.settle(side);
     }
 
-    /// A client is told that its keys are spent when they are, once; a server never.
+    /// A client is told once that its keys age, at nine tenths, and once that they are spent; a server never.
     fn check_keys(&self) {
         let [client, server] = &self.nodes;
         let limits = self.climate.key_limits;
@@ -234,7 +234,14 @@ impl World {
         let aged = self.now - self.start >= limits.age;
         assert!(client.key_events <= 1 && (client.key_events == 1 || !spent), "spent keys");
         assert!(client.key_events == 0 || spent || aged, "fresh keys");
-        assert_eq!(server.key_events, 0);
+        let tenths = |number: u64| number - number / 10;
+        let used = |used: Used| used.frames >= tenths(limits.frames) || used.bytes >= tenths(limits.bytes);
+        let (worn, old) =
+            (used(client.sealed) || used(client.opened), self.now - self.start >= limits.age / 10 * 9);
+        assert!(client.aging_events <= 1, "told twice");
+        assert!(client.aging_events + client.key_events > 0 || !worn, "nobody was told that the keys age");
+        assert!(client.aging_events == 0 || worn || old, "young keys");
+        assert_eq!(server.key_events + server.aging_events, 0);
     }
 
     fn leave(&mut self, side: Side, code: DisconnectCode) {
@@ -416,6 +423,10 @@ impl World {
                     let quality = session.quality();
                     assert!(quality.consecutive_timeouts > 0 && quality.loss_ratio > 0.0, "{quality:?}");
                 }
+                Event::KeysAging => {
+                    node.aging_events += 1;
+                    assert_eq!(node.key_events, 0, "keys age before they are spent");
+                }
                 Event::KeysSpent => node.key_events += 1,
                 Event::PeerDead => end = Some(End::PeerDead),
                 Event::Disconnected(disconnect) => end = Some(End::Disconnected(disconnect.code)),
@@ -453,7 +464,7 @@ impl World {
         for frame in frames(&message) {
             if frame[0] >= 0x10 {
                 let (prefix, counter) = frame[HEADER..HEADER + 24].split_first_chunk::<16>().unwrap();
-                assert_eq!(counter, node.nonce.1.to_be_bytes());
+                assert_eq!(counter, node.nonce.1.to_be_bytes(), "a nonce out of order");
                 node.nonce.1 += 1;
                 match node.nonce.0 {
                     Some(known) => assert_eq!(known, *prefix),

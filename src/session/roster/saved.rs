@@ -118,7 +118,8 @@ impl Roster {
             let until = now + self.rules.grace;
             let presence = Presence::Away { until };
             self.away.insert((until, client_id.clone()));
-            self.clients.insert(client_id.clone(), Client { addresses, limit, full_handshake_at, presence });
+            let client = Client { addresses, limit, full_handshake_at, presence, offer: 0 };
+            self.clients.insert(client_id.clone(), client);
             restored.push(Restored { client_id, addresses, limit });
         }
         for addresses in saved.resting.into_iter().map(Addresses::from) {

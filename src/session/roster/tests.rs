@@ -154,6 +154,27 @@ fn connections_of_one_client_share_its_address_and_the_last_one_wins() {
 }
 
 #[test]
+fn a_connection_that_a_client_made_earlier_takes_nothing_from_a_later_one() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (id, ticket, _, v4) = bench.join();
+    let mut offer = || bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    let [one, two, three] = [(); 3].map(|()| offer());
+    let (_, second) = bench.confirm(two);
+    // Its confirmation was held up on the way that the client has left since.
+    assert_eq!(bench.confirm(one).0, None);
+    assert!(bench.roster.is_current(&id, second));
+    assert_eq!(bench.confirm(three).0.unwrap().replaced, Some(second));
+
+    // Nor once that one is lost: the client will come by a new one.
+    let [one, two] = [(); 2].map(|()| bench.offer(2, Wish::Resume(Some(&ticket))).unwrap());
+    let (_, second) = bench.confirm(two);
+    assert_eq!(bench.roster.lost(bench.now, &id, second), Lost::Away);
+    assert_eq!(bench.confirm(one).0, None);
+    assert!(bench.roster.poll_timeout().is_some());
+    assert_eq!(bench.roster.sessions().collect::<Vec<_>>(), [(id.as_str(), Addresses { v4, v6: None })]);
+}
+
+#[test]
 fn tickets_end_with_their_lifetime_and_with_the_full_handshakes_age() {
     let mut bench = Bench::new("10.8.0.0/24");
     let (_, ticket, ..) = bench.join();
@@ -192,6 +213,18 @@ fn a_revoked_clients_tickets_are_void() {
     let mut next = Bench::new("10.8.0.0/24");
     next.roster.restore(next.now, saved);
     assert_eq!(next.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
+}
+
+#[test]
+fn a_revoked_clients_tickets_are_void_also_where_the_wall_clock_was_put_back() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (id, ticket, ..) = bench.join();
+    bench.unix -= 600;
+    bench.roster.revoke(bench.unix, &id);
+    bench.roster.end(bench.now, &id);
+    // The ticket is valid for longer than any that were written now.
+    bench.unix += TICKET_LIFETIME.as_secs() + 300;
+    assert_eq!(bench.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
 }
 
 #[test]
