@@ -623,6 +623,44 @@ async fn clients_meet_only_if_they_may(tun: &Tun, changes: &mut HostChanges) {
 }
 
 #[test]
+fn the_next_server_takes_over_the_translation_of_a_killed_one() {
+    isolated("the_next_server_takes_over_the_translation_of_a_killed_one", || {
+        if !has("nft") {
+            return;
+        }
+        one_card();
+        settle();
+        let before = Snapshot::take();
+        let state = tempfile::tempdir().unwrap();
+        let tables = || run("nft", "list tables");
+        for masquerades_again in [true, false] {
+            let mut victim = Helper::here("helper", state.path().to_str().unwrap());
+            wait_for_ready(&mut victim);
+            victim.kill();
+            assert!(tables().contains("smartvpn-victim"), "{}", tables());
+            block_on(async {
+                let mut next = HostChanges::take_over(Some(state.path()), "victim").await.unwrap();
+                assert!(tables().contains("smartvpn-victim"), "flows still pass it");
+                assert!(
+                    !Snapshot::take().routes.iter().any(|route| route.contains("203.0.113.7")),
+                    "all else is undone"
+                );
+                if masquerades_again {
+                    let net = "10.8.0.0/24".parse().unwrap();
+                    next.masquerade("victim", net, None, false).await.unwrap();
+                    assert!(tables().contains("smartvpn-victim"));
+                } else {
+                    next.unmasquerade().await.unwrap();
+                    assert!(!tables().contains("smartvpn-victim"));
+                }
+                next.undo().await;
+            });
+            Snapshot::take().assert_is(&before);
+        }
+    });
+}
+
+#[test]
 fn what_a_killed_process_left_is_repaired() {
     isolated("what_a_killed_process_left_is_repaired", || {
         one_card();

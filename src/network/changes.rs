@@ -6,10 +6,11 @@ use std::path::Path;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::task::spawn_blocking;
 
+use super::change::{Change, Table};
 use super::error::NetworkError;
 use super::firewall::{self, Warning};
 use super::ledger::Ledger;
-use super::nat::Masquerade;
+use super::nat::{self, Masquerade};
 use super::resolvers::ResolverMethod;
 use super::sysctl::Sysctls;
 
@@ -36,7 +37,21 @@ impl HostChanges {
     /// instances are not considered.
     pub async fn begin(state_dir: Option<&Path>, instance: &str) -> Result<Self, NetworkError> {
         let (path, instance) = (state_dir.map(Path::to_owned), instance.to_owned());
-        let begin = move || Ledger::begin(path.as_deref(), &instance, Sysctls::of_kernel());
+        let begin = move || Ledger::begin(path.as_deref(), &instance, Sysctls::of_kernel(), None);
+        let ledger = spawn_blocking(begin).await.unwrap_or(Err(NetworkError::Ended))?;
+        Ok(Self { ledger: Some(ledger), masqueraded: Vec::new() })
+    }
+
+    /// As [`begin`](Self::begin), but the translation of addresses that a killed process of the same name left stays
+    /// until [`masquerade`](Self::masquerade) writes it anew, in one step, or [`unmasquerade`](Self::unmasquerade)
+    /// takes it away. Without it the host answers what comes for that process's clients with resets, and flows that
+    /// could go on are dead.
+    pub async fn take_over(state_dir: Option<&Path>, instance: &str) -> Result<Self, NetworkError> {
+        let (path, instance) = (state_dir.map(Path::to_owned), instance.to_owned());
+        let begin = move || {
+            let table = Change::Table(Table { name: nat::table_name(&instance) });
+            Ledger::begin(path.as_deref(), &instance, Sysctls::of_kernel(), Some(&table))
+        };
         let ledger = spawn_blocking(begin).await.unwrap_or(Err(NetworkError::Ended))?;
         Ok(Self { ledger: Some(ledger), masqueraded: Vec::new() })
     }
@@ -122,6 +137,12 @@ impl HostChanges {
         self.step(move |ledger| ledger.masquerade(&masquerade)).await?;
         self.masqueraded = [IpNet::V4(v4)].into_iter().chain(v6.map(IpNet::V6)).collect();
         Ok(())
+    }
+
+    /// Takes the translation of addresses away, whoever of this name has set it up.
+    pub async fn unmasquerade(&mut self) -> Result<(), NetworkError> {
+        self.masqueraded.clear();
+        self.step(Ledger::unmasquerade).await
     }
 
     /// Looks for firewall rules of others that drop what the tunnel forwards. Changes nothing.

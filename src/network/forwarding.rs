@@ -288,7 +288,7 @@ mod tests {
                 let (_view, sysctls) = older_view(&["wan0", "lan0", "far0"]);
                 let values = || run("sysctl", "-a -r net.ipv6.conf.*.(forwarding|accept_ra)$");
                 let before = values();
-                let mut ledger = Ledger::begin(None, "vpn0", sysctls.clone()).unwrap();
+                let mut ledger = Ledger::begin(None, "vpn0", sysctls.clone(), None).unwrap();
                 let plan = plan(&sysctls, &passage(&[], &["wan0"]), &[]).unwrap();
                 let turn = ledger.turn().unwrap();
                 ledger.switch_all(&turn, plan).unwrap();

@@ -48,18 +48,20 @@ pub(super) enum Made {
 }
 
 impl Ledger {
-    /// Repairs what killed processes left, and takes the instance's name.
+    /// Repairs what killed processes left, and takes the instance's name. What is about the same as `spared` stays, and
+    /// is this instance's from now on.
     pub(super) fn begin(
         state_dir: Option<&Path>,
         instance: &str,
         sysctls: Sysctls,
+        spared: Option<&Change>,
     ) -> Result<Self, NetworkError> {
         let mut changes = Vec::new();
         let place = match state_dir {
             Some(path) => {
                 let directory = StateDir::open(path)?;
                 let guard = directory.guard(SETUP_LIMIT)?;
-                repair_stale(&directory, &sysctls, &guard);
+                repair_stale(&directory, &sysctls, &guard, spared);
                 // Ours from now on: our own journal takes the place of that which says how to undo it.
                 changes = directory.left_by(instance);
                 let _claim = directory.claim(instance)?;
@@ -276,7 +278,7 @@ mod tests {
         }
 
         fn begin(&self, instance: &str) -> Ledger {
-            Ledger::begin(Some(self.state.path()), instance, self.sysctls.clone()).unwrap()
+            Ledger::begin(Some(self.state.path()), instance, self.sysctls.clone(), None).unwrap()
         }
 
         /// An instance that has switched forwarding on, or found it switched on by another.
@@ -386,7 +388,7 @@ mod tests {
         let host = Host::new();
         drop(host.forwarding("vpn0"));
         assert_eq!(host.value(), "0");
-        let mut without_journal = Ledger::begin(None, "vpn0", host.sysctls.clone()).unwrap();
+        let mut without_journal = Ledger::begin(None, "vpn0", host.sysctls.clone(), None).unwrap();
         let turn = without_journal.turn().unwrap();
         without_journal.switch_all(&turn, vec![switching_on()]).unwrap();
         assert_eq!(host.value(), "1");
@@ -450,7 +452,7 @@ mod tests {
     fn a_name_is_held_once_per_state_directory() {
         let host = Host::new();
         let held = host.begin("vpn0");
-        let refused = Ledger::begin(Some(host.state.path()), "vpn0", host.sysctls.clone()).unwrap_err();
+        let refused = Ledger::begin(Some(host.state.path()), "vpn0", host.sysctls.clone(), None).unwrap_err();
         assert!(matches!(refused, NetworkError::InstanceInUse { .. }), "{refused}");
         drop(held);
         host.begin("vpn0");

@@ -40,11 +40,17 @@ fn repair_now(path: &Path) -> Result<RepairReport, NetworkError> {
     }
     let directory = StateDir::open(path)?;
     let guard = directory.guard(LIMIT)?;
-    Ok(repair_stale(&directory, &Sysctls::of_kernel(), &guard))
+    Ok(repair_stale(&directory, &Sysctls::of_kernel(), &guard, None))
 }
 
-/// Undoes what the journals of dead processes say, under the guard.
-pub(super) fn repair_stale(directory: &StateDir, sysctls: &Sysctls, guard: &Guard) -> RepairReport {
+/// Undoes what the journals of dead processes say, under the guard; but not what is about the same as `spared`, which
+/// its next owner takes over with the journal.
+pub(super) fn repair_stale(
+    directory: &StateDir,
+    sysctls: &Sysctls,
+    guard: &Guard,
+    spared: Option<&Change>,
+) -> RepairReport {
     let mut report = RepairReport::default();
     let stale = directory.stale();
     if stale.is_empty() {
@@ -53,9 +59,13 @@ pub(super) fn repair_stale(directory: &StateDir, sysctls: &Sysctls, guard: &Guar
     let living: Vec<Change> = directory.living("").into_iter().flat_map(|journal| journal.changes).collect();
     for mut journal in stale {
         let instance = journal.instance.clone();
-        let left = take_back(std::mem::take(&mut journal.changes), &living, sysctls);
+        let changes = std::mem::take(&mut journal.changes).into_iter();
+        let is_spared = |change: &Change| spared.is_some_and(|spared| spared.is_about_the_same(change));
+        let (mut kept, changes): (Vec<_>, Vec<_>) = changes.partition(is_spared);
+        let left = take_back(changes, &living, sysctls);
         let is_done = left.is_empty();
-        if let Err(error) = directory.settle_stale(journal, left, guard) {
+        kept.extend(left);
+        if let Err(error) = directory.settle_stale(journal, kept, guard) {
             tracing::warn!(instance, %error, "the journal could not be brought up to date");
         }
         if is_done {

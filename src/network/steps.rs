@@ -158,6 +158,12 @@ impl Ledger {
         self.apply(&turn, change, || nat::install(&name, masquerade).map(|()| Made::Now))
     }
 
+    /// Takes the table of [`masquerade`](Self::masquerade) away, if there is one.
+    pub(super) fn unmasquerade(&mut self) -> Result<(), NetworkError> {
+        let table = Change::Table(Table { name: nat::table_name(&self.instance) });
+        if self.find(&table).is_some() { self.withdraw(&table) } else { Ok(()) }
+    }
+
     /// The way that packets to `server` take without our tunnel; `None` if they stay on the host.
     fn way_past_tunnel(
         &self,

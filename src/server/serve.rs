@@ -53,7 +53,7 @@ impl Serving {
         if let Some(remark) = tun.remark() {
             shared.events.log(LogLevel::Warn, "tun", remark);
         }
-        let mut changes = HostChanges::begin(config.state_dir.path(), tun.name()).await?;
+        let mut changes = HostChanges::take_over(config.state_dir.path(), tun.name()).await?;
         if let Err(error) = set_up(&config, &netlink, &tun, &mut changes, shared).await {
             changes.undo().await;
             return Err(error);
@@ -161,7 +161,7 @@ async fn set_up(
     }
     netlink.set_up(tun.index(), config.mtu)?;
     if !config.enable_nat {
-        return Ok(());
+        return Ok(changes.unmasquerade().await?);
     }
     changes.enable_forwarding(tun.name(), config.subnet6.is_some()).await?;
     changes
