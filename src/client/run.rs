@@ -123,6 +123,7 @@ impl Run {
     /// Waits before the next attempt: shorter once an application's packet waits, and no longer once the host's
     /// network is another one.
     async fn pause(&mut self, delay: Duration, setback: Setback, inbox: &mut Inbox) -> Option<Interrupt> {
+        self.age();
         let Self { comeback, tunnel, vigil, .. } = self;
         let mut until = Instant::now() + delay;
         let mut may_hurry = setback == Setback::Interrupted;
@@ -174,6 +175,7 @@ impl Run {
     ) -> Result<Result<Established, Interrupt>, Failure> {
         let aim = if self.tunnel.is_some() { Aim::Again } else { Aim::First };
         loop {
+            self.age();
             self.repin().await;
             let source = self.source();
             let attempt = self.attempt(aim, deadline);
@@ -232,6 +234,13 @@ impl Run {
     /// The address that the next connection would leave from.
     fn source(&self) -> Option<IpAddr> {
         self.tunnel.as_ref()?.source_to(*self.known.last()?)
+    }
+
+    /// Drops what has waited too long; short waits and attempts would leave it to the next packet.
+    fn age(&self) {
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.age();
+        }
     }
 
     async fn repin(&mut self) {
