@@ -66,6 +66,8 @@ fn keys_are_renewed_without_a_break() {
         }
         let mut server = Helper::elsewhere(TEST, "server");
         let mut lines = BufReader::new(server.stdout()).lines().map_while(Result::ok);
+        // Its namespace is there when it is.
+        assert!(lines.any(|line| line.contains("ready")), "the server has ended");
         run("ip", &format!("link add veth0 type veth peer name veth1 netns {}", server.id()));
         run("ip", "addr add 192.0.2.2/24 dev veth0");
         run("ip", "link set veth0 up");
@@ -103,6 +105,8 @@ fn keys_are_renewed_without_a_break() {
 }
 
 fn serve() {
+    println!("ready");
+    std::io::stdout().flush().unwrap();
     // The other end of the cable comes when this process is there.
     while !attempt("ip", "link set veth1 up").status.success() {
         std::thread::sleep(Duration::from_millis(10));
