@@ -14,6 +14,10 @@ pub(super) const HEADER_MAX: usize = 14;
 /// The longest payload of a control frame (RFC 6455 §5.5).
 pub(super) const CONTROL_MAX: usize = 125;
 
+/// What a proxy closes with whose server is not there: registered with IANA later than RFC 6455, and not yet known to
+/// tungstenite.
+const BAD_GATEWAY: u16 = 1014;
+
 /// The length of a mask.
 pub(super) const MASK_LENGTH: usize = 4;
 
@@ -181,7 +185,7 @@ impl ControlFrame {
             return if self.payload().is_empty() { Ok((None, String::new())) } else { Err("cut close code") };
         };
         let code = u16::from_be_bytes(*code);
-        if !CloseCode::from(code).is_allowed() {
+        if code != BAD_GATEWAY && !CloseCode::from(code).is_allowed() {
             return Err("close code that must not be sent");
         }
         let reason = std::str::from_utf8(reason).map_err(|_| "close reason that is not UTF-8")?;
@@ -307,6 +311,7 @@ mod tests {
         assert_eq!(reason(b""), Ok((None, String::new())));
         assert_eq!(reason(b"\x03\xe8"), Ok((Some(1000), String::new())));
         assert_eq!(reason(b"\x03\xf5bye"), Ok((Some(1013), "bye".into())));
+        assert_eq!(reason(b"\x03\xf6"), Ok((Some(1014), String::new())));
         assert_eq!(reason(b"\x0b\xb8"), Ok((Some(3000), String::new())));
         assert_eq!(reason(b"\x13\x87"), Ok((Some(4999), String::new())));
         assert_eq!(reason(b"\x03"), Err("cut close code"));
