@@ -225,6 +225,8 @@ pub(super) fn fresh_mask() -> [u8; 4] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(bytes: &[u8], role: Role) -> Result<Option<Header>, &'static str> {
@@ -370,5 +372,26 @@ mod tests {
             assert_eq!(header, Header { kind, is_final: true, mask, length, size }, "{}", row["name"]);
         }
         assert_eq!(seen, 4);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_parsed(length in prop_oneof![0..200_usize, 65_000..70_000_usize], mask: Option<[u8; 4]>) {
+            let encoded = EncodedHeader::new(Kind::Binary, length, mask);
+            let role = if mask.is_some() { Role::Server } else { Role::Client };
+            let size = encoded.as_slice().len();
+            let expected = Header { mask: mask.unwrap_or(NO_MASK), ..binary(length as u64, size).unwrap() };
+            prop_assert_eq!(parse(encoded.as_slice(), role), Ok(Some(expected)));
+        }
+
+        #[test]
+        fn any_bytes_are_a_header_or_none(bytes in prop::collection::vec(any::<u8>(), 0..20), is_server: bool) {
+            let role = if is_server { Role::Server } else { Role::Client };
+            if let Ok(Some(header)) = parse(&bytes, role) {
+                prop_assert!(header.size <= bytes.len().min(HEADER_MAX));
+                // More bytes change nothing.
+                prop_assert_eq!(parse(&bytes[..header.size], role), Ok(Some(header)));
+            }
+        }
     }
 }
