@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use smartvpn::network::fuzzing::read_notices;
+use smartvpn::network::fuzzing::{is_route, read_notices};
 use smartvpn::transport::fuzzing::{self, Opened, Refused};
 use smartvpn::transport::{Endpoint, Proxy, UpgradeOptions};
 
@@ -107,4 +107,7 @@ pub fn netlink(data: &[u8]) {
     let (count, _unclear) = read_notices(data);
     // A message has a header of 16 bytes, and one that is cut short is told of.
     assert!(count <= data.len().div_ceil(16));
+    if let Some(body) = data.get(16..) {
+        assert!(!is_route(body) || body.len() >= 12);
+    }
 }
