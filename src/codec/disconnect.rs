@@ -114,6 +114,8 @@ impl Disconnect {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Disconnect, JsonError> {
@@ -190,6 +192,25 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_parsed(code in 0..DisconnectCode::ALL.len(), message in "\\PC{0,256}") {
+            let disconnect = Disconnect { code: DisconnectCode::ALL[code], message };
+            let bytes = disconnect.encode();
+            let parsed = Disconnect::parse(&bytes).unwrap();
+            prop_assert!(bytes.len() <= MAX_LEN);
+            prop_assert_eq!(parsed.code, disconnect.code);
+            // Whole, unless it is too long for the frame.
+            prop_assert!(disconnect.message.starts_with(&parsed.message));
+            prop_assert!(parsed == disconnect || bytes.len() + 12 > MAX_LEN);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = Disconnect::parse(&bytes);
         }
     }
 }

@@ -230,6 +230,7 @@ fn read_ticket(hello: &Object<'_>) -> Result<Option<(Ticket, u32)>, HelloError> 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value as Json, json};
 
     use super::*;
@@ -437,5 +438,43 @@ mod tests {
     fn a_ticket_is_not_printed() {
         let printed = format!("{:?}", full());
         assert!(printed.contains("[redacted]") && !printed.contains("[1, 2, 3]"), "{printed}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_parsed(
+            client_id in "[A-Za-z0-9._-]{1,64}",
+            assigned_ip: Ipv4Addr,
+            mtu in 1280..=u16::MAX,
+            keepalive_interval_secs in 5..=120_u16,
+            dns in prop::collection::vec(any::<IpAddr>(), 0..=8),
+            ticket in prop::option::of((prop::collection::vec(any::<u8>(), 1..40), 1..86_400_u32)),
+            offered in any::<[bool; 3]>(),
+        ) {
+            let [bundle, offload, rekey] = offered;
+            let offered = Features { bundle, offload, rekey };
+            // Offload is in force together with bundle only.
+            let features = Features { offload: bundle && offload, ..offered };
+            let ticket = ticket.and_then(|(bytes, lifetime)| Some((Ticket::new(bytes)?, lifetime)));
+            let accepted =
+                Accepted { client_id, assigned_ip, mtu, keepalive_interval_secs, dns, ticket, features, ..full() };
+            let hello = ServerHello::Accepted(Box::new(accepted));
+            prop_assert_eq!(ServerHello::parse(&hello.encode(), offered, false), Ok(hello));
+        }
+
+        #[test]
+        fn what_is_encoded_of_a_rejection_is_parsed(version: u64, code in "[a-z-]{1,20}", message in "\\PC{0,80}") {
+            let hello = ServerHello::Rejected(Rejection { version, code: code.into(), message });
+            prop_assert_eq!(ServerHello::parse(&hello.encode(), OFFERED, false), Ok(hello));
+        }
+
+        #[test]
+        fn any_change_is_read_or_refused(at: prop::sample::Index, byte: u8) {
+            let mut bytes = least().to_string().into_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = ServerHello::parse(&bytes, OFFERED, true);
+            let _ = ServerHello::parse(&bytes[..at], OFFERED, true);
+        }
     }
 }

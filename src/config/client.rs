@@ -343,4 +343,18 @@ mod tests {
             assert!(error.message.starts_with(&format!("{name} is not supported")), "{}", error.message);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_value_of_any_field_is_taken_or_refused_by_its_name(
+            field in 0..NAMES.known.len(), text in "\\PC{0,20}", number: i64, kind in 0..6_u8
+        ) {
+            let name = NAMES.known[field];
+            let value = [json!(text), json!(number), json!(number as f64), json!([text, number]), json!({ text: number }), json!(null)];
+            if let Err(error) = parse(&json!({ name: value[usize::from(kind)] })) {
+                let path = error.path.unwrap_or_default();
+                proptest::prop_assert!(path.starts_with(name), "{path:?} is refused for {name}");
+            }
+        }
+    }
 }

@@ -416,4 +416,19 @@ mod tests {
         let error = parse(&json!({ "privateKey": &PRIVATE[1..] })).unwrap_err();
         assert!(!format!("{error:?}").contains(&PRIVATE[1..]));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_value_of_any_field_is_taken_or_refused_with_a_name(
+            field in 0..NAMES.known.len(), text in "\\PC{0,20}", number: i64, kind in 0..6_u8
+        ) {
+            let name = NAMES.known[field];
+            let value = [json!(text), json!(number), json!(number as f64), json!([text, number]), json!({ text: number }), json!(null)];
+            if let Err(error) = parse(&json!({ name: value[usize::from(kind)] })) {
+                proptest::prop_assert_eq!(error.code, ErrorCode::InvalidConfig);
+                // Or that of one that goes with it.
+                proptest::prop_assert!(error.path.is_some_and(|path| !path.is_empty()));
+            }
+        }
+    }
 }

@@ -146,4 +146,14 @@ mod tests {
         let plain = cipher.decrypt(XNonce::from_slice(&head[1..]), payload).unwrap();
         assert_eq!((head[0], plain.as_slice()), (1, claims().encode().as_slice()));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_opens_that_was_not_sealed(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let forged = [&[FORM], bytes.as_slice()].concat();
+            for bytes in [bytes, forged] {
+                proptest::prop_assert_eq!(key(1).open(&Ticket::new(bytes).unwrap()), None);
+            }
+        }
+    }
 }

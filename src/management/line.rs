@@ -93,4 +93,23 @@ mod tests {
         lines.push(b"\n");
         assert_eq!(lines.next(), Err(TooLong));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_are_the_same_lines(
+            text in "[a\n]{0,60}", cuts in proptest::collection::vec(1..10_usize, 1..60)
+        ) {
+            let (mut lines, mut found, mut rest) = (Lines::default(), Vec::new(), text.as_bytes());
+            for cut in cuts.into_iter().chain([text.len()]) {
+                let (piece, behind) = rest.split_at(cut.min(rest.len()));
+                lines.push(piece);
+                found.extend(all(&mut lines));
+                rest = behind;
+            }
+            let (whole, cut_short) = text.rsplit_once('\n').unwrap_or(("", &text));
+            let expected: Vec<_> = if text.contains('\n') { whole.split('\n').collect() } else { Vec::new() };
+            proptest::prop_assert_eq!(found, expected);
+            proptest::prop_assert_eq!(lines.has_rest(), !cut_short.is_empty());
+        }
+    }
 }

@@ -195,4 +195,27 @@ mod tests {
         assert!(answer(None, Err(too_long())).starts_with("{\"id\":null,\"success\":false"));
         assert_eq!(&*lost(3), "{\"event\":\"lost\",\"data\":{\"count\":3}}\n");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read(id in proptest::option::of(0..=MAX_SAFE_INTEGER), method in "\\PC{0,20}", number: u32) {
+            let params = json!({ "a": [number] });
+            let (id, text) = match id {
+                Some(id) => (RequestId::Number(id), json!(id)),
+                None => (RequestId::Text(format!("id {number}")), json!(format!("id {number}"))),
+            };
+            let line = json!({ "id": text, "method": method, "params": params }).to_string();
+            proptest::prop_assert_eq!(Request::parse(line.as_bytes()), Ok(Some(Request { id, method, params })));
+        }
+
+        #[test]
+        fn any_line_is_read_or_refused(line in "[\\[\\]{}\":,a-z0-9 .-]{0,60}", bytes: Vec<u8>) {
+            for line in [line.as_bytes(), &bytes] {
+                if let Err(refusal) = Request::parse(line) {
+                    let answer = answer(refusal.id.as_ref(), Err(refusal.error));
+                    proptest::prop_assert_eq!(answer.find('\n'), Some(answer.len() - 1));
+                }
+            }
+        }
+    }
 }

@@ -27,6 +27,9 @@ mod controller;
 mod controllers;
 mod daemon;
 mod dispatch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod line;
 mod message;
 mod params;

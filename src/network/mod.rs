@@ -12,6 +12,9 @@ mod conntrack;
 mod error;
 mod firewall;
 mod forwarding;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ledger;
 mod monitor;
 mod nat;

@@ -78,11 +78,13 @@ impl Unanswered {
         self.since.map(|since| since + wait)
     }
 
-    /// What is due at `now`.
+    /// What is due at `now`. Afterwards [`poll_timeout`](Self::poll_timeout) lies in the future: what comes late, after
+    /// this process was stopped or the host slept, puts off what follows by as much, so that the peer has its time
+    /// to answer and this end the time to read it.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Doubt> {
-        if self.poll_timeout().is_none_or(|at| now < at) {
-            return None;
-        }
+        let due = self.poll_timeout().filter(|at| now >= *at)?;
+        let late = now.saturating_duration_since(due);
+        self.since = self.since.map(|since| since + late);
         if !std::mem::replace(&mut self.probed, true) {
             return Some(Doubt::Probe);
         }
@@ -134,6 +136,25 @@ mod tests {
         assert_eq!(unanswered.handle_timeout(start + secs(101)), Some(Doubt::Probe));
         assert_eq!(unanswered.handle_timeout(start + secs(102)), None);
         assert_eq!(unanswered.handle_timeout(start + secs(107)), Some(Doubt::Dead));
+    }
+
+    #[test]
+    fn a_probe_has_its_time_however_late_it_is_sent() {
+        // The process was stopped meanwhile, or the host slept.
+        let (start, late) = (epoch(), epoch() + secs(60));
+        let mut unanswered = Unanswered::default();
+        unanswered.sent(start);
+        assert_eq!(unanswered.handle_timeout(late), Some(Doubt::Probe));
+        assert_eq!(unanswered.handle_timeout(late), None);
+        assert!(!unanswered.is_in_doubt());
+        assert_eq!(unanswered.poll_timeout(), Some(late + DOUBT_AFTER - PROBE_AFTER));
+        // So has an answer that nobody was there to read.
+        let later = late + secs(60);
+        assert_eq!(unanswered.handle_timeout(later), None);
+        assert_eq!(unanswered.handle_timeout(later), None);
+        assert!(unanswered.is_in_doubt());
+        assert_eq!(unanswered.poll_timeout(), Some(later + DEAD_AFTER - DOUBT_AFTER));
+        assert_eq!(unanswered.handle_timeout(later + DEAD_AFTER - DOUBT_AFTER), Some(Doubt::Dead));
     }
 
     #[test]

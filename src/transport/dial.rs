@@ -235,7 +235,7 @@ fn not_http(endpoint: &Endpoint, bytes: &[u8]) -> &'static str {
 
 /// What an answer means.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     /// 101, as PROTOCOL §1 wants it.
     Upgraded,
     /// Another 1xx; the answer proper follows.
@@ -248,10 +248,10 @@ enum Verdict {
 
 /// An answer that is none of a VPN server.
 #[derive(Debug, PartialEq, Eq)]
-struct Stranger {
+pub(super) struct Stranger {
     status: Option<u16>,
-    explanation: String,
-    retry_after: Option<Duration>,
+    pub(super) explanation: String,
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl Stranger {
@@ -260,7 +260,7 @@ impl Stranger {
     }
 }
 
-fn judge(head: &[u8], accept: &str) -> Verdict {
+pub(super) fn judge(head: &[u8], accept: &str) -> Verdict {
     let mut headers = [EMPTY_HEADER; HEADER_COUNT_LIMIT];
     let mut answer = Response::new(&mut headers);
     let Ok(Status::Complete(_)) = answer.parse(head) else {

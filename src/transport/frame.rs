@@ -14,6 +14,10 @@ pub(super) const HEADER_MAX: usize = 14;
 /// The longest payload of a control frame (RFC 6455 §5.5).
 pub(super) const CONTROL_MAX: usize = 125;
 
+/// What a proxy closes with whose server is not there: registered with IANA later than RFC 6455, and not yet known to
+/// tungstenite.
+const BAD_GATEWAY: u16 = 1014;
+
 /// The length of a mask.
 pub(super) const MASK_LENGTH: usize = 4;
 
@@ -181,7 +185,7 @@ impl ControlFrame {
             return if self.payload().is_empty() { Ok((None, String::new())) } else { Err("cut close code") };
         };
         let code = u16::from_be_bytes(*code);
-        if !CloseCode::from(code).is_allowed() {
+        if code != BAD_GATEWAY && !CloseCode::from(code).is_allowed() {
             return Err("close code that must not be sent");
         }
         let reason = std::str::from_utf8(reason).map_err(|_| "close reason that is not UTF-8")?;
@@ -221,6 +225,8 @@ pub(super) fn fresh_mask() -> [u8; 4] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(bytes: &[u8], role: Role) -> Result<Option<Header>, &'static str> {
@@ -307,6 +313,7 @@ mod tests {
         assert_eq!(reason(b""), Ok((None, String::new())));
         assert_eq!(reason(b"\x03\xe8"), Ok((Some(1000), String::new())));
         assert_eq!(reason(b"\x03\xf5bye"), Ok((Some(1013), "bye".into())));
+        assert_eq!(reason(b"\x03\xf6"), Ok((Some(1014), String::new())));
         assert_eq!(reason(b"\x0b\xb8"), Ok((Some(3000), String::new())));
         assert_eq!(reason(b"\x13\x87"), Ok((Some(4999), String::new())));
         assert_eq!(reason(b"\x03"), Err("cut close code"));
@@ -365,5 +372,26 @@ mod tests {
             assert_eq!(header, Header { kind, is_final: true, mask, length, size }, "{}", row["name"]);
         }
         assert_eq!(seen, 4);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_parsed(length in prop_oneof![0..200_usize, 65_000..70_000_usize], mask: Option<[u8; 4]>) {
+            let encoded = EncodedHeader::new(Kind::Binary, length, mask);
+            let role = if mask.is_some() { Role::Server } else { Role::Client };
+            let size = encoded.as_slice().len();
+            let expected = Header { mask: mask.unwrap_or(NO_MASK), ..binary(length as u64, size).unwrap() };
+            prop_assert_eq!(parse(encoded.as_slice(), role), Ok(Some(expected)));
+        }
+
+        #[test]
+        fn any_bytes_are_a_header_or_none(bytes in prop::collection::vec(any::<u8>(), 0..20), is_server: bool) {
+            let role = if is_server { Role::Server } else { Role::Client };
+            if let Ok(Some(header)) = parse(&bytes, role) {
+                prop_assert!(header.size <= bytes.len().min(HEADER_MAX));
+                // More bytes change nothing.
+                prop_assert_eq!(parse(&bytes[..header.size], role), Ok(Some(header)));
+            }
+        }
     }
 }

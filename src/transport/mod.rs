@@ -16,6 +16,9 @@ mod dial;
 mod dial_error;
 mod error;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hop;
 mod http;
 mod listener;

@@ -178,7 +178,7 @@ pub(super) fn server(endpoint: &Endpoint) -> String {
 
 /// What an answer to `CONNECT` means.
 #[derive(Debug)]
-enum Verdict {
+pub(super) enum Verdict {
     /// 2xx: what follows is the server's, whatever the headers say.
     Open,
     /// 1xx; the answer proper follows.
@@ -186,7 +186,7 @@ enum Verdict {
     Refused(ProxyFault),
 }
 
-fn judge(head: &[u8], proxy: &Proxy, endpoint: &Endpoint) -> Verdict {
+pub(super) fn judge(head: &[u8], proxy: &Proxy, endpoint: &Endpoint) -> Verdict {
     let mut headers = [EMPTY_HEADER; HEADER_COUNT_LIMIT];
     let mut answer = Response::new(&mut headers);
     let status = match answer.parse(head) {

@@ -29,7 +29,7 @@ const CHUNK: usize = 512;
 
 /// What the bytes that have come so far are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parsed {
+pub(super) enum Parsed {
     /// The beginning of a header, perhaps.
     Incomplete,
     /// A whole header of `length` bytes. Without a source the connection is the proxy's own, or of a kind
@@ -114,7 +114,7 @@ async fn read(tcp: &mut TcpStream) -> Result<Option<SocketAddr>, ProxyHeaderErro
 
 /// Judges the first bytes of a connection. More bytes never change a judgement other than
 /// [`Parsed::Incomplete`].
-fn parse(bytes: &[u8]) -> Parsed {
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if begins(bytes, V1_PREFIX) {
         parse_v1(bytes)
     } else if begins(bytes, V2_SIGNATURE) {

@@ -114,20 +114,20 @@ async fn linger(stream: &mut Stream) -> io::Result<()> {
 }
 
 /// A method begins with a letter; an empty line may precede it (RFC 9112 §2.2).
-fn begins_request(bytes: &[u8]) -> bool {
+pub(super) fn begins_request(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(|&b| b.is_ascii_alphabetic() || b == b'\r' || b == b'\n')
 }
 
 /// A request that is granted.
 #[derive(Debug)]
-struct Upgrade {
-    answer: String,
-    forwarded_for: Vec<IpAddr>,
+pub(super) struct Upgrade {
+    pub(super) answer: String,
+    pub(super) forwarded_for: Vec<IpAddr>,
     offered_protocol: bool,
 }
 
 /// Judges a whole head.
-fn decide(head: &[u8], options: &UpgradeOptions) -> Result<Upgrade, Answer> {
+pub(super) fn decide(head: &[u8], options: &UpgradeOptions) -> Result<Upgrade, Answer> {
     let mut headers = [EMPTY_HEADER; HEADER_COUNT_LIMIT];
     let mut request = Request::new(&mut headers);
     match request.parse(head) {

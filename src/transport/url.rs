@@ -154,6 +154,8 @@ fn parse_path(path: &str) -> Result<String, EndpointError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn endpoint(tls: bool, host: &str, port: u16, path: &str) -> Endpoint {
@@ -232,5 +234,25 @@ mod tests {
         assert_eq!(Endpoint::parse("ws://[::1]").unwrap().ip(), Some("::1".parse().unwrap()));
         assert_eq!(Endpoint::parse("ws://10.0.0.1").unwrap().ip(), Some("10.0.0.1".parse().unwrap()));
         assert_eq!(Endpoint::parse("ws://localhost").unwrap().ip(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_parsed(
+            tls: bool,
+            host in prop_oneof!["[a-z][a-z0-9-]{0,10}[a-z0-9](\\.[a-z][a-z0-9]{0,5}){0,3}", any::<IpAddr>().prop_map(|ip| ip.to_string())],
+            port in 1..=u16::MAX,
+            path in "/[a-z0-9/?=&%-]{0,20}",
+        ) {
+            let endpoint = endpoint(tls, &host, port, &path);
+            let scheme = if tls { "wss" } else { "ws" };
+            let url = format!("{scheme}://{}:{port}{path}", BracketedHost(&host));
+            prop_assert_eq!(Endpoint::parse(&url), Ok(endpoint));
+        }
+
+        #[test]
+        fn no_url_makes_it_panic(url in "(wss?://)?[a-z0-9%:@/?#\\[\\]é.]{0,40}", rest in ".*") {
+            let _ = Endpoint::parse(&(url + &rest));
+        }
     }
 }

@@ -70,4 +70,22 @@ mod tests {
         let bytes = &encode(1, b"abc")[..7];
         assert_eq!(attributes(bytes).map(|found| found.value).collect::<Vec<_>>(), [b"abc"]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            written in proptest::collection::vec(
+                (0..KIND_MASK, proptest::collection::vec(proptest::num::u8::ANY, 0..20)), 0..10)
+        ) {
+            let bytes: Vec<u8> = written.iter().flat_map(|(kind, value)| encode(*kind, value)).collect();
+            let read: Vec<_> = attributes(&bytes).map(|found| (found.kind, found.value.to_vec())).collect();
+            proptest::prop_assert_eq!(read, written);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..60)) {
+            let read: usize = attributes(&bytes).map(|found| found.whole.len()).sum();
+            proptest::prop_assert!(read <= bytes.len());
+        }
+    }
 }

@@ -356,3 +356,26 @@ fn a_server_with_another_subnet_or_a_file_of_another_form_begins_anew() {
     other["version"] = 2.into();
     assert_eq!(next.roster.restore(next.now, serde_json::from_value(other).unwrap()), []);
 }
+
+proptest::proptest! {
+    #[test]
+    fn what_is_saved_is_taken_up_by_the_same_server(
+        joins in 0..20_usize, leave in proptest::collection::vec(0..20_usize, 0..5), keep in 0..200_u64
+    ) {
+        let mut bench = Bench::new("10.8.0.0/27");
+        let mut ids: Vec<_> = (0..joins).map(|_| bench.join().0).collect();
+        for index in leave.into_iter().filter(|index| *index < joins) {
+            bench.roster.end(bench.now, &ids[index]);
+            ids[index].clear();
+        }
+        bench.wait(Duration::from_secs(keep));
+        let text = serde_json::to_vec(&bench.roster.save(bench.now)).unwrap();
+        let mut next = Bench::new("10.8.0.0/27");
+        let restored = next.roster.restore(next.now, serde_json::from_slice(&text).unwrap());
+        let sessions = |bench: &Bench| -> std::collections::BTreeMap<String, Addresses> {
+            bench.roster.sessions().map(|(id, addresses)| (id.to_owned(), addresses)).collect()
+        };
+        proptest::prop_assert_eq!(restored.len(), ids.iter().filter(|id| !id.is_empty()).count());
+        proptest::prop_assert_eq!(sessions(&next), sessions(&bench));
+    }
+}
