@@ -257,7 +257,7 @@ fn allocates_nothing<S: AsyncRead + AsyncWrite + Unpin>(
         let count = packets.div_ceil(segments).max(30);
         let allocations = measure(|| (0..count).for_each(|_| round()));
         println!("{what}: {} allocations for {} packets", allocations.count_total, count * segments * 4 / 3);
-        let allowed = (count * segments) as u64 / PACKETS_FOR_ONE;
+        let allowed = count * segments / PACKETS_FOR_ONE;
         assert!(allocations.count_total <= allowed, "{what}: {allocations:?}");
     }
     let sent = [&near, &far].map(|side| side.traffic.snapshot().packets_sent);

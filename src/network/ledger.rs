@@ -444,7 +444,7 @@ mod tests {
 
         let directory = StateDir::open(host.state.path()).unwrap();
         let guard = directory.guard(UNDO_LIMIT).unwrap();
-        let report = repair_stale(&directory, &host.sysctls, &guard);
+        let report = repair_stale(&directory, &host.sysctls, &guard, None);
         assert_eq!((report.repaired, report.failed), (vec![], vec!["vpn0".to_owned()]));
     }
 
