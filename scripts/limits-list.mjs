@@ -85,7 +85,7 @@ export const SECTIONS = [
       'src/server/connection.rs': { ORDERS: 'orders', GOODBYE: TIME, HANDOVER: TIME },
       'src/client/mod.rs': { COMMANDS: 'commands', GOODBYE: TIME, HURRIED_GOODBYE: TIME },
       'src/server/mod.rs': { GOODBYE: TIME, HURRIED_GOODBYE: TIME },
-      'src/server/quiet.rs': { QUIET: TIME, QUIET_PATIENCE: TIME },
+      'src/server/quiet.rs': { UNDER_WAY: TIME, BESIDE: TIME, PATIENCE: TIME, LOOK: TIME },
     },
   },
   {

@@ -34,10 +34,10 @@ impl Route for Downlink {
     fn route<'a>(&mut self, records: impl Iterator<Item = Record<'a>>) {
         let Self { hub, tun, egress } = self;
         let now = clock::now();
-        hub.quiet.packets_came(now);
         let table = hub.table();
         let mut current: Option<(IpAddr, &Peer, Producer<'_>)> = None;
         for mut record in records {
+            hub.quiet.packet_came(now, record.packet);
             let to = match IpPacket::parse_start(record.packet) {
                 Ok(packet) => packet.dst(),
                 Err(malformed) => {
