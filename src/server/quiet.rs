@@ -115,11 +115,13 @@ mod tests {
             let again = async {
                 sleep(Duration::from_millis(200)).await;
                 quiet.packet_came(clock::now(), &SEGMENT);
-                while !ends {
+                if ends {
+                    std::future::pending::<()>().await;
+                }
+                loop {
                     sleep(LOOK).await;
                     quiet.packet_came(clock::now(), &SEGMENT);
                 }
-                std::future::pending::<()>().await;
             };
             tokio::select! {
                 () = again => {}
