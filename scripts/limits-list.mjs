@@ -59,7 +59,7 @@ export const SECTIONS = [
     title: 'Sessions',
     intro: 'How long keys, tickets, addresses and silence last, and how a session ends.',
     files: {
-      'src/session/up.rs': { KEY_FRAMES: 'frames', KEY_BYTES: BYTES, KEY_AGE: TIME },
+      'src/session/key_life.rs': { KEY_FRAMES: 'frames', KEY_BYTES: BYTES, KEY_AGE: TIME },
       'src/crypto/seal.rs': { COUNTER_LIMIT: 'frames' },
       'src/client/carry.rs': { RENEWAL_REST: TIME, HANDOVER: TIME },
       'src/client/carried.rs': { RETIREMENT: TIME, CLOSE_WAIT: TIME },
@@ -82,7 +82,8 @@ export const SECTIONS = [
       'src/engine/suspend.rs': { LOOK_INTERVAL: TIME, SLEPT: TIME, LATE: TIME },
       'src/telemetry/quality.rs': { LOSS_WINDOW: 'checks', RTT_WINDOW: TIME, RTT_SLICES: 'slices' },
       'src/codec/disconnect.rs': { MAX_MESSAGE_CHARS: 'characters', MAX_LEN: BYTES },
-      'src/server/connection.rs': { ORDERS: 'orders', GOODBYE: TIME, HANDOVER: TIME },
+      'src/server/connection.rs': { ORDERS: 'orders', HANDOVER: TIME },
+      'src/server/running.rs': { GOODBYE: TIME },
       'src/client/mod.rs': { COMMANDS: 'commands', GOODBYE: TIME, HURRIED_GOODBYE: TIME },
       'src/server/mod.rs': { GOODBYE: TIME, HURRIED_GOODBYE: TIME },
       'src/server/quiet.rs': { UNDER_WAY: TIME, BESIDE: TIME, PATIENCE: TIME, LOOK: TIME },

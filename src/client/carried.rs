@@ -106,10 +106,8 @@ impl Carried {
     /// Leaves the packets to another connection: only what is still under way is delivered, until the server ends
     /// this one, or for long enough.
     pub(super) async fn retire(self) {
-        let Self { mut link, wire_guard, orders, .. } = self;
+        let Self { mut link, wire_guard, .. } = self;
         link.retire();
-        // Dropped, they would count as an order.
-        let _orders = orders;
         let _end = timeout(RETIREMENT, link.run()).await;
         drop(wire_guard);
         link.close(CloseCode::Normal.as_u16(), CLOSE_WAIT).await;

@@ -1,7 +1,6 @@
 //! One connection, from TCP to its end.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +8,18 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::hub::{HANDSHAKE_TIMEOUT, Hub};
+use super::hub::{Admitted, HANDSHAKE_TIMEOUT, Hub};
 use super::peer::{Identity, Peer, Present};
 use super::port::Uplink;
 use super::reservation::Reservation;
+use super::running::Running;
 use super::source::{client_address, is_trusted};
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::DisconnectCode;
 use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCode, Rejection, VERSION};
-use crate::engine::{End, Link, Meter, Order, Port, Seat, clock};
+use crate::engine::{Link, Meter, Order, Port, Seat, clock};
 use crate::network::delete_conntrack;
 use crate::packet::{Intake, Record};
-use crate::report::DisconnectReason;
 use crate::session::roster::Wish;
 use crate::session::{AfterRefusal, Listening, Opened, Request, Session, Unconfirmed};
 use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, read_proxy_header, upgrade};
@@ -28,9 +27,6 @@ use crate::tunnel::Tun;
 
 /// How long the peer of a refused connection has to answer our Close.
 const CLOSE_WAIT: Duration = Duration::from_millis(500);
-
-/// How long the peer of an ended session has to answer our Close (PROTOCOL §9).
-const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How long a connection waits for the one that it takes the place of, so that packets keep their order: a round trip,
 /// unless the old way is dead.
@@ -79,10 +75,8 @@ pub(super) async fn serve(
     permit: OwnedSemaphorePermit,
 ) {
     // What is needed for the beginning or the end only has memory of its own: a task keeps its size.
-    let Some(mut running) = Box::pin(begin(&hub, &place, tcp, from, permit)).await else { return };
-    let end = running.link.run().await;
-    tracing::debug!(client = running.registered.peer.id, ?end, "session ends");
-    running.leave(end).await;
+    let Some(running) = Box::pin(begin(&hub, &place, tcp, from, permit)).await else { return };
+    running.run().await;
 }
 
 /// From TCP to a session.
@@ -259,15 +253,18 @@ impl Handshake<'_> {
         let (order_sender, orders) = mpsc::channel(ORDERS);
         let connection = self.hub.new_connection();
         let present = Present { connection, remote: self.source, orders: order_sender };
-        let Some((peer, replaced)) = self.hub.confirm(reservation, identity, present) else {
+        let Some(admitted) = self.hub.confirm(reservation, identity, present) else {
             return Err((Refused::Gone, Some(CloseCode::PolicyViolation.as_u16())));
         };
+        let Admitted { peer, replaced, is_new } = admitted;
         if let Some(replaced) = replaced {
             // What the client has sent by the old connection comes before what it sends by this one.
             let _late = timeout(HANDOVER, replaced.gone()).await;
         }
         self.hub.tell_of_losses(&peer, &self.place.queue);
-        self.hub.leases_kept().await;
+        if is_new {
+            self.hub.leases_kept().await;
+        }
         let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer), Arc::clone(&self.place.queue));
         for (packet, offload) in &mut behind {
             port.deliver(Record { packet, offload: *offload });
@@ -314,66 +311,7 @@ impl Up {
         let meter = Meter::new(Arc::clone(&peer.limits));
         let link = Link::new(websocket, session, port, queue, traffic, orders);
         let link = link.with_quantum(quantum).with_meter(meter);
-        let registered =
-            Registered { hub: Arc::clone(hub), peer, fate: Fate::Lost(DisconnectReason::ConnectionLost) };
-        Running { link, registered }
-    }
-}
-
-/// A session that carries packets.
-struct Running {
-    link: Link<Stream, Uplink>,
-    registered: Registered,
-}
-
-impl Running {
-    /// Says the goodbyes of a connection that has ended.
-    fn leave(self: Box<Self>, end: End) -> Pin<Box<impl Future<Output = ()> + use<>>> {
-        let Self { link, mut registered } = *self;
-        // Nothing is routed to it any more, while the goodbyes are said.
-        registered.fate = fate(&end);
-        let peer = Arc::clone(&registered.peer);
-        drop(registered);
-        Box::pin(async move {
-            link.end(&end, GOODBYE).await;
-            peer.set_gone();
-        })
-    }
-}
-
-/// What becomes of a session whose connection has ended.
-#[derive(Clone, Copy)]
-enum Fate {
-    /// It waits for the client.
-    Lost(DisconnectReason),
-    /// It is over.
-    Ended(DisconnectReason),
-}
-
-/// Tells the hub on every way out, a panic in the connection's task included.
-struct Registered {
-    hub: Arc<Hub>,
-    peer: Arc<Peer>,
-    fate: Fate,
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        match self.fate {
-            Fate::Lost(reason) => self.hub.lost(&self.peer, reason),
-            Fate::Ended(reason) => self.hub.ended(&self.peer, reason),
-        }
-    }
-}
-
-/// Anyone on the way can cut a connection or spoil what it carries: only the two ends' own words end a session.
-const fn fate(end: &End) -> Fate {
-    match end {
-        End::Peer(_) => Fate::Ended(DisconnectReason::ClientDisconnect),
-        End::Local(code) => Fate::Ended(local_reason(*code)),
-        End::Lost(_) | End::KeysSpent => Fate::Lost(DisconnectReason::ConnectionLost),
-        End::BadMessage(_) | End::BadFrame(_) => Fate::Lost(DisconnectReason::ProtocolError),
-        End::DeadPeer => Fate::Lost(DisconnectReason::DeadPeer),
+        Running::new(link, hub, peer)
     }
 }
 
@@ -387,18 +325,6 @@ fn rejection(code: &RejectCode) -> Rejection {
         _ => "the server is full",
     };
     Rejection { version: VERSION, code: code.clone(), message: message.to_owned() }
-}
-
-const fn local_reason(code: DisconnectCode) -> DisconnectReason {
-    match code {
-        DisconnectCode::ClientDisconnect => DisconnectReason::ClientDisconnect,
-        DisconnectCode::ShuttingDown => DisconnectReason::ShuttingDown,
-        DisconnectCode::Kicked => DisconnectReason::Kicked,
-        DisconnectCode::Replaced => DisconnectReason::Replaced,
-        DisconnectCode::IdleTimeout => DisconnectReason::IdleTimeout,
-        DisconnectCode::Removed => DisconnectReason::Removed,
-        DisconnectCode::ProtocolError => DisconnectReason::ProtocolError,
-    }
 }
 
 fn session_failed(error: crate::session::SessionError) -> Ended {

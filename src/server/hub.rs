@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
@@ -14,6 +14,7 @@ use super::peer::{Identity, Peer, Present};
 use super::port::tell_unreachable;
 use super::quiet::Quiet;
 use super::reservation::Reservation;
+use super::rules::{nets, rate_limit, router, rules};
 use super::table::Table;
 use crate::addr::Addresses;
 use crate::codec::disconnect::DisconnectCode;
@@ -26,7 +27,7 @@ use crate::packet::{Intake, Offload, Router, count_drop};
 use crate::qos::RateLimit;
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
 use crate::session::replay::ReplayCache;
-use crate::session::roster::{ConnectionId, Lost, Restored, Roster, Rules, Saved};
+use crate::session::roster::{ConnectionId, Lost, Restored, Roster, Saved};
 use crate::telemetry::{DropReason, Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
 use crate::tunnel::Tun;
@@ -64,6 +65,15 @@ pub(super) struct Hub {
     /// What still comes for clients that are told to go.
     pub(super) quiet: Quiet,
     since: Instant,
+}
+
+/// A connection that is a client's own now.
+pub(super) struct Admitted {
+    pub(super) peer: Arc<Peer>,
+    /// The connection that it takes the place of.
+    pub(super) replaced: Option<Arc<Peer>>,
+    /// Its session has just begun, and its addresses are to be on the disk before they are used.
+    pub(super) is_new: bool,
 }
 
 /// Who may come in.
@@ -122,14 +132,14 @@ impl Hub {
         self.connections.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A connection has confirmed its keys: from now on it is the client's, routed, listed and announced. Returns the
-    /// connection that it takes the place of as well; nothing if the session has ended meanwhile.
+    /// A connection has confirmed its keys: from now on it is the client's, routed, listed and announced. Nothing if the
+    /// session has ended meanwhile.
     pub(super) fn confirm(
         &self,
         reservation: Reservation,
         identity: Identity,
         present: Present,
-    ) -> Option<(Arc<Peer>, Option<Arc<Peer>>)> {
+    ) -> Option<Admitted> {
         let limit = rate_limit(reservation.offer()?.limit);
         let offer = reservation.into_offer()?;
         let mut members = self.members();
@@ -145,7 +155,7 @@ impl Hub {
             None => self.register(&peer),
         }
         let replaced = old.filter(|_| confirmed.replaced.is_some());
-        Some((peer, replaced))
+        Some(Admitted { peer, replaced, is_new: !confirmed.resumed })
     }
 
     /// A new session.
@@ -364,34 +374,6 @@ impl Hub {
     fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn router(config: &ServerConfig) -> Router {
-    // The configuration's prefix length was checked when it was read.
-    let v4 = Ipv4Net::new_assert(config.subnet.server(), config.subnet.prefix_len());
-    Router::new(v4, config.subnet6.map(|subnet| subnet.server()))
-}
-
-fn nets(config: &ServerConfig) -> Vec<(IpNet, IpAddr)> {
-    let v4 = (IpNet::V4(config.subnet.net()), IpAddr::V4(config.subnet.server()));
-    let v6 = config.subnet6.map(|subnet| (IpNet::V6(subnet.net()), IpAddr::V6(subnet.server())));
-    std::iter::once(v4).chain(v6).collect()
-}
-
-fn rules(config: &ServerConfig) -> Rules {
-    Rules {
-        subnet: config.subnet,
-        subnet6: config.subnet6,
-        max_clients: config.max_clients,
-        grace: config.session_grace,
-        ticket_max_age: config.ticket_max_age,
-        limit: config.default_rate_limit.map(|limit| (limit.rate(), limit.burst())),
-    }
-}
-
-/// What a roster or a ticket says of a limit; one that this version would refuse is none.
-pub(super) fn rate_limit(limit: Option<(u64, u64)>) -> Option<RateLimit> {
-    limit.and_then(|(rate, burst)| RateLimit::new(rate, burst).ok())
 }
 
 /// The wall clock in seconds: for tickets, which servers without a common clock of another kind share.

@@ -15,6 +15,8 @@ mod peer;
 mod port;
 mod quiet;
 mod reservation;
+mod rules;
+mod running;
 mod serve;
 mod source;
 mod table;

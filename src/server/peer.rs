@@ -55,6 +55,16 @@ struct Lasting {
     ended: watch::Sender<bool>,
 }
 
+/// What one connection's peer hands on to the next one's.
+struct Kept {
+    queue: Arc<PacketQueue>,
+    held: Arc<PacketQueue>,
+    limits: Arc<Limits>,
+    traffic: Arc<Traffic>,
+    since: String,
+    lasting: Arc<Lasting>,
+}
+
 /// Who a new peer is.
 pub(super) struct Identity {
     pub(super) id: String,
@@ -76,7 +86,6 @@ pub(super) struct Present {
 impl Peer {
     /// A client whose first connection is up; without one, a client of an earlier process, which may come back.
     pub(super) fn new(identity: Identity, present: Option<Present>, limit: Option<RateLimit>) -> Self {
-        let Identity { id, v4, v6, prefix_length, intake, name } = identity;
         let traffic = Arc::<Traffic>::default();
         let queue = || {
             let queue = PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng()));
@@ -85,7 +94,37 @@ impl Peer {
         };
         let (queue, held) = (queue(), queue());
         let away = present.is_none().then_some(DisconnectReason::ConnectionLost);
-        let (connection, remote, orders) = parts(present);
+        let lasting = Arc::new(Lasting {
+            away: Mutex::new(away),
+            last_keepalive: Mutex::default(),
+            quality: Mutex::default(),
+            ended: watch::Sender::new(false),
+        });
+        let limits = Arc::new(Limits::new(limit));
+        let kept = Kept { queue, held, limits, traffic, since: timestamp(), lasting };
+        Self::with(kept, identity, present)
+    }
+
+    /// The same session with another connection, whose hellos said what `identity` has.
+    pub(super) fn resumed(&self, identity: Identity, present: Present) -> Self {
+        let kept = Kept {
+            queue: Arc::clone(&self.queue),
+            held: Arc::clone(&self.held),
+            limits: Arc::clone(&self.limits),
+            traffic: Arc::clone(&self.traffic),
+            since: self.since.clone(),
+            lasting: Arc::clone(&self.lasting),
+        };
+        Self::with(kept, identity, Some(present))
+    }
+
+    fn with(kept: Kept, identity: Identity, present: Option<Present>) -> Self {
+        let Kept { queue, held, limits, traffic, since, lasting } = kept;
+        let Identity { id, v4, v6, prefix_length, intake, name } = identity;
+        let (connection, remote, orders) = match present {
+            Some(Present { connection, remote, orders }) => (Some(connection), Some(remote), Some(orders)),
+            None => (None, None, None),
+        };
         Self {
             id,
             v4,
@@ -95,45 +134,15 @@ impl Peer {
             answers: Answers::new(clock::now()),
             queue,
             held,
-            limits: Arc::new(Limits::new(limit)),
+            limits,
             traffic,
             connection,
             name,
             remote,
-            since: timestamp(),
+            since,
             orders,
             gone: watch::Sender::new(false),
-            lasting: Arc::new(Lasting {
-                away: Mutex::new(away),
-                last_keepalive: Mutex::default(),
-                quality: Mutex::default(),
-                ended: watch::Sender::new(false),
-            }),
-        }
-    }
-
-    /// The same session with another connection, whose hellos said what `identity` has.
-    pub(super) fn resumed(&self, identity: Identity, present: Present) -> Self {
-        let Identity { id, v4, v6, prefix_length, intake, name } = identity;
-        let (connection, remote, orders) = parts(Some(present));
-        Self {
-            id,
-            v4,
-            v6,
-            intake,
-            router: Router::new(Ipv4Net::new_assert(v4, prefix_length), v6),
-            answers: Answers::new(clock::now()),
-            queue: Arc::clone(&self.queue),
-            held: Arc::clone(&self.held),
-            limits: Arc::clone(&self.limits),
-            traffic: Arc::clone(&self.traffic),
-            connection,
-            name,
-            remote,
-            since: self.since.clone(),
-            orders,
-            gone: watch::Sender::new(false),
-            lasting: Arc::clone(&self.lasting),
+            lasting,
         }
     }
 
@@ -249,15 +258,6 @@ impl Peer {
             name: self.name.clone(),
             online: self.away().is_none(),
         }
-    }
-}
-
-fn parts(
-    present: Option<Present>,
-) -> (Option<ConnectionId>, Option<SocketAddr>, Option<mpsc::Sender<Order>>) {
-    match present {
-        Some(Present { connection, remote, orders }) => (Some(connection), Some(remote), Some(orders)),
-        None => (None, None, None),
     }
 }
 

@@ -36,8 +36,11 @@ impl Route for Downlink {
         let now = clock::now();
         let table = hub.table();
         let mut current: Option<(IpAddr, &Peer, Producer<'_>)> = None;
+        let quiet = hub.is_closing().then_some(&hub.quiet);
         for mut record in records {
-            hub.quiet.packet_came(now, record.packet);
+            if let Some(quiet) = quiet {
+                quiet.packet_came(now, record.packet);
+            }
             let to = match IpPacket::parse_start(record.packet) {
                 Ok(packet) => packet.dst(),
                 Err(malformed) => {

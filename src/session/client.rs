@@ -13,8 +13,9 @@ use crate::crypto::noise::{self, Initiated, NoiseError, Pattern};
 use crate::crypto::seal::{Opener, Sealer};
 use crate::crypto::traffic::TrafficKeys;
 use crate::session::error::SessionError;
+use crate::session::key_life::KeyLimits;
 use crate::session::silence::KeepaliveCap;
-use crate::session::up::{KeyLimits, Session};
+use crate::session::up::Session;
 use crate::session::{handshake_frame, nonce_prefix, states};
 
 /// What a client needs for a handshake.

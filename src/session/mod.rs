@@ -34,6 +34,7 @@ pub mod up;
 
 mod control;
 mod event;
+mod key_life;
 mod silence;
 mod states;
 mod unanswered;
@@ -43,12 +44,13 @@ pub use comeback::{Comeback, Setback};
 pub use control::MAX_ACKS;
 pub use error::SessionError;
 pub use event::Event;
+pub use key_life::KeyLimits;
 pub use reconnect::{Backoff, Pace};
 pub use replay::ReplayCache;
 pub use roster::Roster;
 pub use server::{AfterRefusal, Listening, Opened, Request, Unconfirmed};
 pub use silence::KeepaliveCap;
-pub use up::{ControlCounts, KeyLimits, Session};
+pub use up::{ControlCounts, Session};
 
 use rand_core::CryptoRng;
 

@@ -20,37 +20,11 @@ use crate::session::control::{Control, Stamp};
 use crate::session::error::SessionError;
 use crate::session::event::{Event, Events};
 use crate::session::keepalive::{Due, Keepalives};
+use crate::session::key_life::{KeyLife, KeyLimits, Wear};
 use crate::session::silence::{KeepaliveCap, Silence};
 use crate::session::states;
 use crate::session::unanswered::{Doubt, Unanswered};
 use crate::telemetry::quality::Quality;
-
-/// Frames that a key seals (PROTOCOL §5): far below the counter's end, at which a connection is lost.
-const KEY_FRAMES: u64 = 1 << 32;
-
-/// Bytes of payload that a key seals (PROTOCOL §5): no key protects more than that.
-const KEY_BYTES: u64 = 64 << 30;
-
-/// Time that keys serve (PROTOCOL §5): one that is stolen opens no more than this.
-const KEY_AGE: Duration = Duration::from_secs(3_600);
-
-/// How long traffic keys serve, in either direction (PROTOCOL §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyLimits {
-    /// Frames.
-    pub frames: u64,
-    /// Bytes of payload.
-    pub bytes: u64,
-    /// Time since the handshake.
-    pub age: Duration,
-}
-
-impl Default for KeyLimits {
-    /// 2³² frames, 64 GiB, one hour.
-    fn default() -> Self {
-        Self { frames: KEY_FRAMES, bytes: KEY_BYTES, age: KEY_AGE }
-    }
-}
 
 /// Counts of a session's control frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,33 +76,6 @@ enum Phase {
     Ended,
 }
 
-#[derive(Debug)]
-struct KeyLife {
-    limits: KeyLimits,
-    since: Instant,
-    /// That they age has been told.
-    aging: bool,
-}
-
-impl KeyLife {
-    /// When the next thing is told that time alone brings about.
-    fn next(&self) -> Instant {
-        self.since + if self.aging { self.limits.age } else { self.limits.aging().age }
-    }
-}
-
-impl KeyLimits {
-    /// Where renewing begins: at nine tenths.
-    fn aging(self) -> Self {
-        let tenths = |number: u64| number - number / 10;
-        Self { frames: tenths(self.frames), bytes: tenths(self.bytes), age: self.age / 10 * 9 }
-    }
-
-    const fn are_reached(self, frames: u64, bytes: u64) -> bool {
-        frames >= self.frames || bytes >= self.bytes
-    }
-}
-
 impl Session {
     /// The client's end: its confirming Keepalive waits already.
     pub(super) fn client(
@@ -141,7 +88,7 @@ impl Session {
     ) -> Self {
         let mut session = Self::new(now, (sealer, opener), features, keepalive_interval, rng);
         session.keepalives = session.keepalives.with_cap(keepalive_cap);
-        session.key_life = Some(KeyLife { limits, since: now, aging: false });
+        session.key_life = Some(KeyLife::new(now, limits));
         session.control.confirm(session.keepalives.send(now, rng));
         session
     }
@@ -412,34 +359,26 @@ impl Session {
     }
 
     fn check_key_use(&mut self) {
-        let Some(KeyLife { limits, .. }) = self.key_life else { return };
         let frames = self.sealer.frames().max(self.opener.frames());
         let bytes = self.sealer.bytes().max(self.opener.bytes());
-        if limits.are_reached(frames, bytes) {
-            self.keys_spent();
-        } else if limits.aging().are_reached(frames, bytes) {
-            self.keys_aging();
-        }
+        let wear = self.key_life.as_mut().and_then(|life| life.used(frames, bytes));
+        self.keys_worn(wear);
     }
 
     fn check_key_age(&mut self, now: Instant) {
-        let Some(KeyLife { limits, since, .. }) = self.key_life else { return };
-        if now >= since + limits.age {
-            self.keys_spent();
-        } else if now >= since + limits.aging().age {
-            self.keys_aging();
-        }
+        let wear = self.key_life.as_mut().and_then(|life| life.aged(now));
+        self.keys_worn(wear);
     }
 
-    fn keys_aging(&mut self) {
-        if let Some(life) = &mut self.key_life {
-            self.events.keys_aging |= !std::mem::replace(&mut life.aging, true);
+    const fn keys_worn(&mut self, wear: Option<Wear>) {
+        match wear {
+            Some(Wear::Aging) => self.events.keys_aging = true,
+            Some(Wear::Spent) => {
+                self.key_life = None;
+                self.events.keys_spent = true;
+            }
+            None => {}
         }
-    }
-
-    const fn keys_spent(&mut self) {
-        self.key_life = None;
-        self.events.keys_spent = true;
     }
 
     fn peer_dead(&mut self) {
