@@ -35,7 +35,7 @@ use smartvpn::packet::{Offload, Record};
 use smartvpn::qos::{FlowHasher, PacketQueue};
 use smartvpn::report::{Event, EventSink, Events};
 use smartvpn::server::Server;
-use smartvpn::session::{ClientParams, FEATURES, KeepaliveCap, KeyLimits, client};
+use smartvpn::session::{ClientParams, FEATURES, Hybrid, KeepaliveCap, KeyLimits, client};
 use smartvpn::telemetry::{Quality, Traffic};
 use smartvpn::transport::{ClientTls, CongestionControl, DialOptions, Endpoint, dial};
 use tokio::sync::{Notify, mpsc};
@@ -271,6 +271,7 @@ impl Client {
                 mlkem768: None,
                 ticket: None,
             },
+            hybrid: Hybrid::Offered,
             keepalive_interval: None,
             keepalive_cap: KeepaliveCap::default(),
             key_limits: KeyLimits::default(),

@@ -212,6 +212,7 @@ impl Place {
         let params = ClientParams {
             server_key: PrivateKey::from_base64(PRIVATE_KEY).unwrap().public_key(),
             hello: comeback.hello(Instant::now(), ClientHello::default()),
+            hybrid: comeback.hybrid(Instant::now()),
             keepalive_interval: None,
             keepalive_cap: comeback.keepalive_cap(Instant::now()),
             key_limits: KeyLimits::default(),

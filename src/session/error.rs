@@ -4,6 +4,7 @@ use crate::codec::bundle::BundleError;
 use crate::codec::close::CloseCode;
 use crate::codec::frame::FrameError;
 use crate::codec::hello::HelloError;
+use crate::crypto::kem::KemError;
 use crate::crypto::noise::NoiseError;
 use crate::crypto::seal::{OpenError, SealError};
 use crate::error::ErrorCode;
@@ -36,8 +37,14 @@ pub enum SessionError {
     /// The first message came before, on another connection (PROTOCOL §3).
     #[error("the first message is a repeated one")]
     Replayed,
+    /// A session that ML-KEM protects was to go on without it (PROTOCOL §4).
+    #[error("the session was protected by ML-KEM, and was to go on without")]
+    NotHybrid,
 
     // This end.
+    /// ML-KEM failed, and not by the peer's fault.
+    #[error(transparent)]
+    Kem(KemError),
     /// A frame could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -55,7 +62,8 @@ impl SessionError {
             Self::ServerHello(_) | Self::Disconnect(_) => CloseCode::ProtocolError,
             Self::Handshake(error) => error.close_code(),
             Self::Open(error) => error.close_code(),
-            Self::Replayed => CloseCode::PolicyViolation,
+            Self::Replayed | Self::NotHybrid => CloseCode::PolicyViolation,
+            Self::Kem(_) => CloseCode::InternalError,
             Self::Seal(error) => error.close_code(),
             Self::Ended => CloseCode::Normal,
         }
@@ -66,7 +74,10 @@ impl SessionError {
         match self {
             Self::Frame(error) => error.code(),
             Self::Bundle(error) => error.code(),
-            Self::ServerHello(_) | Self::Disconnect(_) | Self::Replayed => ErrorCode::ProtocolError,
+            Self::ServerHello(_) | Self::Disconnect(_) | Self::Replayed | Self::NotHybrid => {
+                ErrorCode::ProtocolError
+            }
+            Self::Kem(_) => ErrorCode::Internal,
             Self::Handshake(error) => error.code(),
             Self::Open(error) => error.code(),
             Self::Seal(error) => error.code(),

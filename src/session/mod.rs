@@ -38,7 +38,7 @@ mod silence;
 mod states;
 mod unanswered;
 
-pub use client::{AwaitingResponse, ClientFailure, ClientParams, Connected};
+pub use client::{AwaitingResponse, ClientFailure, ClientParams, Connected, Hybrid};
 pub use comeback::{Comeback, Setback};
 pub use control::MAX_ACKS;
 pub use error::SessionError;

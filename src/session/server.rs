@@ -9,6 +9,7 @@ use crate::codec::close::CloseCode;
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::codec::frame::{FrameError, FrameSet, FrameType, header, split_frame};
 use crate::codec::hello::{Accepted, ClientHello, Features, RejectCode, Rejection, ServerHello, VERSION};
+use crate::crypto::kem::{self, KemError, SharedSecret};
 use crate::crypto::keys::Keypair;
 use crate::crypto::noise::{self, NoiseError, Pattern, Responding};
 use crate::crypto::seal::{OpenError, Opener, Sealer};
@@ -56,6 +57,8 @@ pub enum AfterRefusal {
 pub struct Request {
     responding: Responding,
     hello: ClientHello,
+    /// The answer to the hello's ML-KEM key, and what it holds.
+    kem: Option<(Vec<u8>, SharedSecret)>,
     kind: FrameType,
     keypair: Arc<Keypair>,
 }
@@ -107,10 +110,10 @@ impl Listening {
         let (responding, payload) = noise::respond(pattern, kind, &self.keypair, message1)?;
         replay.insert(now, *responding.ephemeral());
         let keypair = self.keypair;
-        match read_hello(&payload) {
-            Ok(hello) => {
+        match read_hello(&payload).and_then(|hello| Ok((encapsulate(&hello)?, hello))) {
+            Ok((kem, hello)) => {
                 refuse_rest(rest)?;
-                Ok(Opened::Request(Box::new(Request { responding, hello, kind, keypair })))
+                Ok(Opened::Request(Box::new(Request { responding, hello, kem, kind, keypair })))
             }
             Err(rejection) => {
                 let (frame, then) = reject(responding, kind, keypair, rejection, rng)?;
@@ -139,13 +142,18 @@ impl Request {
         self.kind == FrameType::SessionResume
     }
 
+    /// Whether ML-KEM will protect the session's packets: the client has asked for it.
+    pub const fn is_hybrid(&self) -> bool {
+        self.kem.is_some()
+    }
+
     /// The features that will be in force.
     pub const fn features(&self) -> Features {
         FEATURES.intersection(self.hello.features)
     }
 
-    /// Lets the client in. Returns the frame to send. Version and features are negotiated here:
-    /// what `hello` says of them is replaced.
+    /// Lets the client in. Returns the frame to send. Version, features and ML-KEM are negotiated
+    /// here: what `hello` says of them is replaced.
     ///
     /// # Errors
     ///
@@ -157,9 +165,11 @@ impl Request {
     ) -> Result<(Unconfirmed, Vec<u8>), SessionError> {
         let keepalive_interval = Duration::from_secs(hello.keepalive_interval_secs.into());
         let features = self.features();
-        let hello = ServerHello::Accepted(Box::new(Accepted { version: VERSION, features, ..hello.clone() }));
+        let (mlkem768, secret) = self.kem.unzip();
+        let hello = Accepted { version: VERSION, features, mlkem768, ..hello.clone() };
+        let hello = ServerHello::Accepted(Box::new(hello));
         let (message2, handshake) = self.responding.finish(&hello.encode(), rng)?;
-        let keys = TrafficKeys::derive(&handshake, &[]);
+        let keys = TrafficKeys::derive(&handshake, SharedSecret::bytes_of(secret.as_ref()));
         let unconfirmed = Unconfirmed {
             sealer: Sealer::new(&keys.server_to_client, nonce_prefix(rng)),
             opener: Opener::new(&keys.client_to_server),
@@ -239,6 +249,16 @@ fn read_hello(payload: &[u8]) -> Result<ClientHello, Rejection> {
             Err(rejection(RejectCode::UnsupportedVersion, message))
         }
     }
+}
+
+/// The answer to the hello's ML-KEM key, if it holds one, or the rejection that a key which is none earns.
+fn encapsulate(hello: &ClientHello) -> Result<Option<(Vec<u8>, SharedSecret)>, Rejection> {
+    let encapsulated = hello.mlkem768.as_deref().map(kem::encapsulate).transpose();
+    encapsulated.map_err(|error: KemError| Rejection {
+        version: VERSION,
+        code: RejectCode::BadRequest,
+        message: format!("the hello is not usable: {error}"),
+    })
 }
 
 /// Judges what stands behind message 1 as the next state would.
