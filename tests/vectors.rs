@@ -16,6 +16,7 @@ use serde_json::Value;
 use smartvpn::codec::bundle::{Records, put_record};
 use smartvpn::codec::frame::{FrameSet, FrameType, header, read_header, split_frame};
 use smartvpn::codec::hello::{ClientHello, Features, ServerHello, VERSION};
+use smartvpn::codec::rekey_hello::RekeyHello;
 use smartvpn::crypto::kem::{KemKey, encapsulate};
 use smartvpn::crypto::keys::{Keypair, PrivateKey, PublicKey};
 use smartvpn::crypto::noise::{self, Pattern};
@@ -76,7 +77,7 @@ fn handshake(input: &Value, out: &Value) {
     let kind = frame_type(&input["type"]);
     let prologue = match input.get("sessionH") {
         None => noise::prologue(kind, pattern).to_vec(),
-        Some(h) => [noise::prologue(kind, pattern).to_vec(), bytes(h)].concat(),
+        Some(h) => noise::rekey_prologue(pattern, &array(h)).to_vec(),
     };
     assert_eq!(prologue, bytes(&out["prologue"]));
 
@@ -125,9 +126,13 @@ fn handshake(input: &Value, out: &Value) {
 fn hellos_parse(kind: FrameType, payload1: &[u8], payload2: &[u8]) {
     let client = ClientHello::parse(payload1).unwrap();
     assert_eq!(ClientHello::parse(&client.encode()).as_ref(), Ok(&client));
-    // In a rekey the answer holds less than an accepting hello.
-    if kind != FrameType::RekeyInit {
-        let kem = client.mlkem768.is_some();
+    let kem = client.mlkem768.is_some();
+    if kind == FrameType::RekeyInit {
+        let client = RekeyHello::parse_init(payload1).unwrap();
+        assert_eq!(client.encode().as_slice(), payload1);
+        let server = RekeyHello::parse_resp(payload2, kem).unwrap().unwrap();
+        assert_eq!((server.mlkem768.is_some(), server.encode().as_slice()), (kem, payload2));
+    } else {
         let server = ServerHello::parse(payload2, client.features, kem).unwrap();
         assert_eq!(ServerHello::parse(&server.encode(), client.features, kem), Ok(server));
     }

@@ -8,12 +8,11 @@ use crate::codec::close::CloseCode;
 use crate::codec::disconnect::Disconnect;
 use crate::codec::frame::{FrameError, FrameSet, FrameType, MAX_HANDSHAKE, split_frame};
 use crate::codec::hello::{Accepted, ClientHello, Features, HelloError, RejectCode, Rejection, ServerHello};
-use crate::crypto::kem::{KemKey, SharedSecret};
+use crate::crypto::kem::KemKey;
 use crate::crypto::keys::PublicKey;
 use crate::crypto::noise::{self, Initiated, NoiseError, Pattern};
-use crate::crypto::seal::{Opener, Sealer};
-use crate::crypto::traffic::TrafficKeys;
 use crate::session::error::SessionError;
+use crate::session::rekey::FreshKeys;
 use crate::session::silence::KeepaliveCap;
 use crate::session::up::{KeyLimits, Session};
 use crate::session::{handshake_frame, nonce_prefix, states};
@@ -76,6 +75,7 @@ pub fn start(
         return Err(NoiseError::TooLong.into());
     }
     let awaiting = AwaitingResponse {
+        server_key,
         initiated,
         accepted: if is_resume { states::AWAITING_RESUME } else { states::AWAITING_RESPONSE },
         offered: hello.features,
@@ -91,6 +91,7 @@ pub fn start(
 /// Message 1 was sent; the server's answer is awaited.
 #[derive(Debug)]
 pub struct AwaitingResponse {
+    server_key: PublicKey,
     initiated: Initiated,
     /// The frames that may come.
     accepted: FrameSet,
@@ -212,14 +213,19 @@ impl AwaitingResponse {
             _ if self.hybrid == Hybrid::Required => return Err(SessionError::NotHybrid.into()),
             _ => None,
         };
-        let keys = TrafficKeys::derive(&handshake, SharedSecret::bytes_of(secret.as_ref()));
-        let ends =
-            (Sealer::new(&keys.client_to_server, nonce_prefix(rng)), Opener::new(&keys.server_to_client));
+        let keys = FreshKeys::of_client(&handshake, secret.as_ref(), nonce_prefix(rng));
         let interval = self
             .keepalive_interval
             .unwrap_or_else(|| Duration::from_secs(hello.keepalive_interval_secs.into()));
-        let session =
-            Session::client(now, ends, hello.features, (interval, self.keepalive_cap), self.key_limits, rng);
+        let session = Session::client(
+            now,
+            keys,
+            self.server_key,
+            hello.features,
+            (interval, self.keepalive_cap),
+            self.key_limits,
+            rng,
+        );
         Ok(Connected { session, hello })
     }
 }

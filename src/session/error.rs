@@ -8,6 +8,7 @@ use crate::crypto::kem::KemError;
 use crate::crypto::noise::NoiseError;
 use crate::crypto::seal::{OpenError, SealError};
 use crate::error::ErrorCode;
+use crate::session::rekey::RekeyError;
 
 /// A fault that ends a session. The connection is closed with [`close_code`](Self::close_code).
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,10 @@ pub enum SessionError {
     #[error("the session was protected by ML-KEM, and was to go on without")]
     NotHybrid,
 
+    /// Fresh keys within the session did not come about.
+    #[error(transparent)]
+    Rekey(#[from] RekeyError),
+
     // This end.
     /// ML-KEM failed, and not by the peer's fault.
     #[error(transparent)]
@@ -63,6 +68,7 @@ impl SessionError {
             Self::Handshake(error) => error.close_code(),
             Self::Open(error) => error.close_code(),
             Self::Replayed | Self::NotHybrid => CloseCode::PolicyViolation,
+            Self::Rekey(error) => error.close_code(),
             Self::Kem(_) => CloseCode::InternalError,
             Self::Seal(error) => error.close_code(),
             Self::Ended => CloseCode::Normal,
@@ -77,6 +83,7 @@ impl SessionError {
             Self::ServerHello(_) | Self::Disconnect(_) | Self::Replayed | Self::NotHybrid => {
                 ErrorCode::ProtocolError
             }
+            Self::Rekey(error) => error.error_code(),
             Self::Kem(_) => ErrorCode::Internal,
             Self::Handshake(error) => error.code(),
             Self::Open(error) => error.code(),

@@ -12,10 +12,10 @@ use crate::codec::hello::{Accepted, ClientHello, Features, RejectCode, Rejection
 use crate::crypto::kem::{self, KemError, SharedSecret};
 use crate::crypto::keys::Keypair;
 use crate::crypto::noise::{self, NoiseError, Pattern, Responding};
-use crate::crypto::seal::{OpenError, Opener, Sealer};
-use crate::crypto::traffic::TrafficKeys;
+use crate::crypto::seal::OpenError;
 use crate::packet::Record;
 use crate::session::error::SessionError;
+use crate::session::rekey::FreshKeys;
 use crate::session::replay::ReplayCache;
 use crate::session::up::{Session, stamp};
 use crate::session::{FEATURES, handshake_frame, nonce_prefix, states};
@@ -66,8 +66,8 @@ pub struct Request {
 /// The answer was sent; the client must confirm its keys.
 #[derive(Debug)]
 pub struct Unconfirmed {
-    sealer: Sealer,
-    opener: Opener,
+    keys: FreshKeys,
+    keypair: Arc<Keypair>,
     features: Features,
     keepalive_interval: Duration,
 }
@@ -169,10 +169,9 @@ impl Request {
         let hello = Accepted { version: VERSION, features, mlkem768, ..hello.clone() };
         let hello = ServerHello::Accepted(Box::new(hello));
         let (message2, handshake) = self.responding.finish(&hello.encode(), rng)?;
-        let keys = TrafficKeys::derive(&handshake, SharedSecret::bytes_of(secret.as_ref()));
         let unconfirmed = Unconfirmed {
-            sealer: Sealer::new(&keys.server_to_client, nonce_prefix(rng)),
-            opener: Opener::new(&keys.client_to_server),
+            keys: FreshKeys::of_server(&handshake, secret.as_ref(), nonce_prefix(rng)),
+            keypair: self.keypair,
             features,
             keepalive_interval,
         };
@@ -216,9 +215,9 @@ impl Unconfirmed {
         sink: impl FnMut(Record<'_>),
     ) -> Result<Session, SessionError> {
         let (frame, rest) = split_frame(message, states::UNCONFIRMED)?;
-        let stamp = stamp(frame.kind, self.opener.open(&frame.header, frame.payload)?)?;
-        let ends = (self.sealer, self.opener);
-        let mut session = Session::server(now, ends, self.features, self.keepalive_interval, stamp, rng);
+        let stamp = stamp(frame.kind, self.keys.opener.open(&frame.header, frame.payload)?)?;
+        let Self { keys, keypair, features, keepalive_interval } = self;
+        let mut session = Session::server(now, keys, keypair, features, keepalive_interval, stamp, rng);
         session.handle_rest(now, rest, sink);
         Ok(session)
     }
@@ -231,7 +230,7 @@ impl Unconfirmed {
     pub fn disconnect(mut self, code: DisconnectCode, message: &str) -> Result<Vec<u8>, SessionError> {
         let payload = Disconnect { code, message: message.to_owned() }.encode();
         let mut frame = Vec::new();
-        self.sealer.seal(FrameType::Disconnect, &payload, &mut frame)?;
+        self.keys.sealer.seal(FrameType::Disconnect, &payload, &mut frame)?;
         Ok(frame)
     }
 }

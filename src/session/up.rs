@@ -4,8 +4,12 @@
 //! polls: [`Session::poll_transmit`] ahead of every batch of packets, [`Session::poll_event`] until
 //! it is empty, [`Session::poll_timeout`] for the next deadline.
 
+mod keys;
 mod packets;
 
+pub use keys::KeyLimits;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
@@ -14,47 +18,19 @@ use crate::codec::bundle::Records;
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::codec::frame::{Frame, FrameError, FrameSet, FrameType, split_frame};
 use crate::codec::hello::Features;
-use crate::crypto::seal::{Opener, Sealer};
+use crate::crypto::keys::{Keypair, PublicKey};
 use crate::packet::{Offload, Record};
-use crate::session::control::{Control, Stamp};
+use crate::session::control::{Control, ControlCounts, Stamp};
 use crate::session::error::SessionError;
 use crate::session::event::{Event, Events};
 use crate::session::keepalive::{Due, Keepalives};
+use crate::session::rekey::{ClientRekey, FreshKeys, Rekey, ServerRekey};
 use crate::session::silence::{KeepaliveCap, Silence};
 use crate::session::states;
 use crate::session::unanswered::{Doubt, Unanswered};
 use crate::telemetry::quality::Quality;
 
-/// How long traffic keys serve, in either direction (PROTOCOL §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyLimits {
-    /// Frames.
-    pub frames: u64,
-    /// Bytes of payload.
-    pub bytes: u64,
-    /// Time since the handshake.
-    pub age: Duration,
-}
-
-impl Default for KeyLimits {
-    /// 2³² frames, 64 GiB, one hour.
-    fn default() -> Self {
-        Self { frames: 1 << 32, bytes: 64 << 30, age: Duration::from_secs(3_600) }
-    }
-}
-
-/// Counts of a session's control frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ControlCounts {
-    /// Keepalives sent.
-    pub keepalives_sent: u64,
-    /// Keepalives received.
-    pub keepalives_received: u64,
-    /// Keepalives received beyond the rate that is answered (PROTOCOL §7).
-    pub keepalives_dropped: u64,
-    /// KeepaliveAcks received that answer nothing outstanding (PROTOCOL §7).
-    pub acks_unasked: u64,
-}
+use keys::{KeyLife, Seals};
 
 /// One end of a session whose keys are confirmed, or at the client about to be.
 #[derive(Debug)]
@@ -63,8 +39,7 @@ pub struct Session {
     features: Features,
     /// The frames that may come.
     accepted: FrameSet,
-    sealer: Sealer,
-    opener: Opener,
+    seals: Seals,
     control: Control,
     keepalives: Keepalives,
     silence: Silence,
@@ -74,6 +49,8 @@ pub struct Session {
     last_keepalive_at: Option<Instant>,
     /// The end of the keys' service, at the client, until it is told.
     key_life: Option<KeyLife>,
+    /// What renews them where `rekey` is in force.
+    rekey: Option<Box<Rekey>>,
     events: Events,
     /// A fault in the message that brought the session up, behind the frame that did.
     early_fault: Option<SessionError>,
@@ -93,46 +70,21 @@ enum Phase {
     Ended,
 }
 
-#[derive(Debug)]
-struct KeyLife {
-    limits: KeyLimits,
-    since: Instant,
-    /// That they age has been told.
-    aging: bool,
-}
-
-impl KeyLife {
-    /// When the next thing is told that time alone brings about.
-    fn next(&self) -> Instant {
-        self.since + if self.aging { self.limits.age } else { self.limits.aging().age }
-    }
-}
-
-impl KeyLimits {
-    /// Where renewing begins: at nine tenths.
-    fn aging(self) -> Self {
-        let tenths = |number: u64| number - number / 10;
-        Self { frames: tenths(self.frames), bytes: tenths(self.bytes), age: self.age / 10 * 9 }
-    }
-
-    const fn are_reached(self, frames: u64, bytes: u64) -> bool {
-        frames >= self.frames || bytes >= self.bytes
-    }
-}
-
 impl Session {
     /// The client's end: its confirming Keepalive waits already.
     pub(super) fn client(
         now: Instant,
-        (sealer, opener): (Sealer, Opener),
+        keys: FreshKeys,
+        server_key: PublicKey,
         features: Features,
         (keepalive_interval, keepalive_cap): (Duration, KeepaliveCap),
         limits: KeyLimits,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let mut session = Self::new(now, (sealer, opener), features, keepalive_interval, rng);
+        let rekey = Rekey::Client(ClientRekey::new(server_key, keys.basis));
+        let mut session = Self::new(now, keys, rekey, features, keepalive_interval, rng);
         session.keepalives = session.keepalives.with_cap(keepalive_cap);
-        session.key_life = Some(KeyLife { limits, since: now, aging: false });
+        session.key_life = Some(KeyLife::new(limits, now));
         session.control.confirm(session.keepalives.send(now, rng));
         session
     }
@@ -140,30 +92,32 @@ impl Session {
     /// The server's end, confirmed by a Keepalive with this timestamp: its answer waits already.
     pub(super) fn server(
         now: Instant,
-        (sealer, opener): (Sealer, Opener),
+        keys: FreshKeys,
+        keypair: Arc<Keypair>,
         features: Features,
         keepalive_interval: Duration,
         stamp: Stamp,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let mut session = Self::new(now, (sealer, opener), features, keepalive_interval, rng);
+        let rekey = Rekey::Server(ServerRekey::new(keypair, keys.basis));
+        let mut session = Self::new(now, keys, rekey, features, keepalive_interval, rng);
         session.keepalive_received(now, stamp);
         session
     }
 
     fn new(
         now: Instant,
-        (sealer, opener): (Sealer, Opener),
+        FreshKeys { sealer, opener, .. }: FreshKeys,
+        rekey: Rekey,
         features: Features,
         keepalive_interval: Duration,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        Self {
+        let mut session = Self {
             phase: Phase::Up,
             features,
             accepted: states::up(features),
-            sealer,
-            opener,
+            seals: Seals::new(sealer, opener),
             control: Control::new(now),
             keepalives: Keepalives::new(now, keepalive_interval, rng),
             silence: Silence::new(now),
@@ -172,10 +126,13 @@ impl Session {
             acks_unasked: 0,
             last_keepalive_at: None,
             key_life: None,
+            rekey: features.rekey.then(|| Box::new(rekey)),
             events: Events::default(),
             early_fault: None,
             now,
-        }
+        };
+        session.accepted = session.accepted_at_rest();
+        session
     }
 
     /// Takes one WebSocket binary message and calls `sink` with each IP packet in it, in order and
@@ -219,7 +176,9 @@ impl Session {
         if let Some(fault) = self.early_fault.take() {
             return Err(fault);
         }
-        let any = self.control.seal(&mut self.sealer, out)?;
+        let mut any = self.control.seal(&mut self.seals.sealer, out)?;
+        // Behind them, as the last one of the server's under the old key.
+        any |= self.seal_rekey(out)?;
         if any {
             // They were queued by what was handled last.
             self.silence.sent(self.now);
@@ -240,8 +199,10 @@ impl Session {
         if self.phase != Phase::Up {
             return None;
         }
-        let keys = self.key_life.as_ref().map(KeyLife::next);
-        [self.keepalives.poll_timeout(), self.unanswered.poll_timeout(), keys].into_iter().flatten().min()
+        let rekey = self.rekey.as_ref().and_then(|rekey| rekey.poll_timeout());
+        let times =
+            [self.keepalives.poll_timeout(), self.unanswered.poll_timeout(), self.key_timeout(), rekey];
+        times.into_iter().flatten().min()
     }
 
     /// Does what is due at `now`. Afterwards [`poll_timeout`](Self::poll_timeout) lies in the future.
@@ -251,6 +212,12 @@ impl Session {
             return;
         }
         self.check_key_age(now);
+        if let Some(rekey) = &mut self.rekey
+            && let Err(error) = rekey.handle_timeout(now, rng)
+        {
+            self.events.rekey_failed = Some(error);
+            return self.end();
+        }
         match self.unanswered.handle_timeout(now) {
             Some(Doubt::Probe) => {
                 if let Some(stamp) = self.keepalives.probe(now, rng) {
@@ -361,22 +328,26 @@ impl Session {
         frame: Frame<'_>,
         sink: &mut impl FnMut(Record<'_>),
     ) -> Result<(), SessionError> {
-        let plaintext = self.opener.open(&frame.header, frame.payload)?;
+        let kind = frame.kind;
+        let (plaintext, has_switched) = self.seals.open(frame)?;
+        if has_switched {
+            self.rekey_confirmed();
+        }
         self.keepalives.heard(now);
         self.silence.received(now);
-        match frame.kind {
+        match kind {
             FrameType::IpPacket | FrameType::IpBundle => self.unanswered.received(now),
             _ => self.unanswered.heard(),
         }
-        match frame.kind {
+        match kind {
             FrameType::IpPacket => sink(Record { packet: plaintext, offload: Offload::NONE }),
             FrameType::IpBundle => Records::parse(plaintext, self.features.offload)?.for_each(sink),
             FrameType::Keepalive => {
-                let stamp = stamp(frame.kind, plaintext)?;
+                let stamp = stamp(kind, plaintext)?;
                 self.keepalive_received(now, stamp);
             }
             FrameType::KeepaliveAck => {
-                let stamp = stamp(frame.kind, plaintext)?;
+                let stamp = stamp(kind, plaintext)?;
                 match self.keepalives.acknowledged(now, u64::from_be_bytes(stamp)) {
                     Some(rtt) => self.events.round_trip = Some(rtt),
                     None => self.acks_unasked += 1,
@@ -387,6 +358,8 @@ impl Session {
                 self.events.disconnected = Some(disconnect);
                 self.end();
             }
+            FrameType::RekeyInit => self.rekey_asked(now, plaintext)?,
+            FrameType::RekeyResp => self.rekey_answered(now, plaintext)?,
             // Not in the state's set, so split_frame() has refused it.
             kind => return Err(FrameError::NotAllowed(kind).into()),
         }
@@ -400,37 +373,6 @@ impl Session {
         if self.phase == Phase::Up {
             self.control.acknowledge(now, stamp);
         }
-    }
-
-    fn check_key_use(&mut self) {
-        let Some(KeyLife { limits, .. }) = self.key_life else { return };
-        let frames = self.sealer.frames().max(self.opener.frames());
-        let bytes = self.sealer.bytes().max(self.opener.bytes());
-        if limits.are_reached(frames, bytes) {
-            self.keys_spent();
-        } else if limits.aging().are_reached(frames, bytes) {
-            self.keys_aging();
-        }
-    }
-
-    fn check_key_age(&mut self, now: Instant) {
-        let Some(KeyLife { limits, since, .. }) = self.key_life else { return };
-        if now >= since + limits.age {
-            self.keys_spent();
-        } else if now >= since + limits.aging().age {
-            self.keys_aging();
-        }
-    }
-
-    fn keys_aging(&mut self) {
-        if let Some(life) = &mut self.key_life {
-            self.events.keys_aging |= !std::mem::replace(&mut life.aging, true);
-        }
-    }
-
-    const fn keys_spent(&mut self) {
-        self.key_life = None;
-        self.events.keys_spent = true;
     }
 
     fn peer_dead(&mut self) {
