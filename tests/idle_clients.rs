@@ -31,7 +31,7 @@ use smartvpn::codec::hello::ClientHello;
 use smartvpn::engine::{Link, Port, Task};
 use smartvpn::packet::{Offload, Record};
 use smartvpn::qos::{FlowHasher, PacketQueue};
-use smartvpn::session::{ClientParams, FEATURES, KeepaliveCap, KeyLimits, client};
+use smartvpn::session::{ClientParams, FEATURES, Hybrid, KeepaliveCap, KeyLimits, client};
 use smartvpn::telemetry::{Quality, Traffic};
 use smartvpn::transport::{CongestionControl, DialOptions, dial};
 use tokio::sync::{Notify, mpsc};
@@ -223,6 +223,7 @@ impl Client {
                 mlkem768: None,
                 ticket: None,
             },
+            hybrid: Hybrid::Offered,
             keepalive_interval: None,
             keepalive_cap: KeepaliveCap::default(),
             key_limits: KeyLimits::default(),

@@ -17,7 +17,7 @@ use smartvpn::engine::{End, Link, Order, Port};
 use smartvpn::packet::{Offload, Record};
 use smartvpn::qos::{FlowHasher, PacketQueue};
 use smartvpn::session::{
-    ClientParams, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session, client,
+    ClientParams, Hybrid, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session, client,
 };
 use smartvpn::telemetry::{Quality, Traffic};
 use smartvpn::transport::WebSocket;
@@ -68,6 +68,7 @@ fn sessions() -> (Session, Session) {
     let params = ClientParams {
         server_key: server.public,
         hello,
+        hybrid: Hybrid::Offered,
         keepalive_interval: None,
         keepalive_cap: KeepaliveCap::default(),
         key_limits: KeyLimits::default(),

@@ -184,6 +184,7 @@ impl Inhabit for Place {
         let params = ClientParams {
             server_key: server_key(),
             hello: comeback.hello(Instant::now(), ClientHello::default()),
+            hybrid: comeback.hybrid(Instant::now()),
             keepalive_interval: None,
             keepalive_cap: comeback.keepalive_cap(Instant::now()),
             key_limits: KeyLimits::default(),

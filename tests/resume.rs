@@ -24,7 +24,9 @@ use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::frame::FrameType;
 use smartvpn::codec::hello::{Accepted, ClientHello, RejectCode};
 use smartvpn::codec::secret::Ticket;
-use smartvpn::session::{ClientFailure, ClientParams, Event, KeepaliveCap, KeyLimits, Session, client};
+use smartvpn::session::{
+    ClientFailure, ClientParams, Event, Hybrid, KeepaliveCap, KeyLimits, Session, client,
+};
 use smartvpn::transport::{DialOptions, Stream, WebSocket, WebSocketError, dial};
 
 /// What takes longer has not happened.
@@ -53,6 +55,7 @@ async fn handshake(
     let params = ClientParams {
         server_key: server_key(),
         hello: ClientHello { ticket, ..ClientHello::default() },
+        hybrid: Hybrid::Off,
         keepalive_interval: None,
         keepalive_cap: KeepaliveCap::default(),
         key_limits: KeyLimits::default(),

@@ -26,7 +26,7 @@ use smartvpn::engine::{Link, Port};
 use smartvpn::packet::{Offload, Record};
 use smartvpn::qos::{FlowHasher, PacketQueue};
 use smartvpn::session::{
-    ClientParams, FEATURES, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session, client,
+    ClientParams, FEATURES, Hybrid, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session, client,
 };
 use smartvpn::telemetry::{Quality, Traffic};
 use smartvpn::transport::{TlsStream, WebSocket};
@@ -143,6 +143,7 @@ fn sessions() -> (Session, Session) {
     let params = ClientParams {
         server_key: server.public,
         hello,
+        hybrid: Hybrid::Offered,
         keepalive_interval: None,
         keepalive_cap: KeepaliveCap::default(),
         key_limits: KeyLimits::default(),

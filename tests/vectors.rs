@@ -9,20 +9,21 @@ use std::process::Command;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
+use ml_kem::DecapsulationKey768;
+use ml_kem::kem::KeyExport as _;
 use rand_core::{TryCryptoRng, TryRng};
 use serde_json::Value;
 use smartvpn::codec::bundle::{Records, put_record};
 use smartvpn::codec::frame::{FrameSet, FrameType, header, read_header, split_frame};
 use smartvpn::codec::hello::{ClientHello, Features, ServerHello, VERSION};
+use smartvpn::codec::rekey_hello::RekeyHello;
+use smartvpn::crypto::kem::{KemKey, encapsulate};
 use smartvpn::crypto::keys::{Keypair, PrivateKey, PublicKey};
 use smartvpn::crypto::noise::{self, Pattern};
 use smartvpn::crypto::seal::{Opener, Sealer};
 use smartvpn::crypto::traffic::{Handshake, TrafficKey, TrafficKeys};
 use smartvpn::packet::{IpPacket, Offload, segment};
 use smartvpn::telemetry::DropReason;
-
-/// Rows of what is not built yet.
-const LATER_ROWS: [&str; 1] = ["ML-KEM-768"];
 
 /// Rows that the tests of the transport run.
 const TRANSPORT_ROWS: [&str; 5] = [
@@ -36,8 +37,8 @@ const TRANSPORT_ROWS: [&str; 5] = [
 #[test]
 fn wire() {
     let rows: Vec<Value> = serde_json::from_str(include_str!("vectors/wire.json")).unwrap();
-    let mut listed: BTreeSet<&str> = LATER_ROWS.into_iter().chain(TRANSPORT_ROWS).collect();
-    assert_eq!(listed.len(), LATER_ROWS.len() + TRANSPORT_ROWS.len(), "a row is listed twice");
+    let mut listed = BTreeSet::from(TRANSPORT_ROWS);
+    assert_eq!(listed.len(), TRANSPORT_ROWS.len(), "a row is listed twice");
     let mut names = BTreeSet::new();
     for row in &rows {
         let name = text(&row["name"]);
@@ -45,6 +46,7 @@ fn wire() {
         let run: fn(&Value, &Value) = match text(&row["kind"]) {
             "keypair" => keypair,
             "handshake" => handshake,
+            "kem" => kem,
             "keys" => traffic_keys,
             "seal" => seal,
             "receive" => receive,
@@ -75,7 +77,7 @@ fn handshake(input: &Value, out: &Value) {
     let kind = frame_type(&input["type"]);
     let prologue = match input.get("sessionH") {
         None => noise::prologue(kind, pattern).to_vec(),
-        Some(h) => [noise::prologue(kind, pattern).to_vec(), bytes(h)].concat(),
+        Some(h) => noise::rekey_prologue(pattern, &array(h)).to_vec(),
     };
     assert_eq!(prologue, bytes(&out["prologue"]));
 
@@ -124,12 +126,40 @@ fn handshake(input: &Value, out: &Value) {
 fn hellos_parse(kind: FrameType, payload1: &[u8], payload2: &[u8]) {
     let client = ClientHello::parse(payload1).unwrap();
     assert_eq!(ClientHello::parse(&client.encode()).as_ref(), Ok(&client));
-    // In a rekey the answer holds less than an accepting hello.
-    if kind != FrameType::RekeyInit {
-        let kem = client.mlkem768.is_some();
+    let kem = client.mlkem768.is_some();
+    if kind == FrameType::RekeyInit {
+        let client = RekeyHello::parse_init(payload1).unwrap();
+        assert_eq!(client.encode().as_slice(), payload1);
+        let server = RekeyHello::parse_resp(payload2, kem).unwrap().unwrap();
+        assert_eq!((server.mlkem768.is_some(), server.encode().as_slice()), (kem, payload2));
+    } else {
         let server = ServerHello::parse(payload2, client.features, kem).unwrap();
         assert_eq!(ServerHello::parse(&server.encode(), client.features, kem), Ok(server));
     }
+}
+
+/// aws-lc takes no randomness from its caller, so the other implementation makes key and ciphertext of the seeds, and
+/// ours finds the secret in them. That ours makes such ciphertexts too, the tests beside it show.
+#[expect(deprecated, reason = "aws-lc takes private keys in the expanded form")]
+fn kem(input: &Value, out: &Value) {
+    use ml_kem::ExpandedKeyEncoding as _;
+
+    let theirs = DecapsulationKey768::from_seed(array(&input["seed"]).into());
+    let public = theirs.encapsulation_key();
+    assert_eq!(public.to_bytes()[..], bytes(&out["encapsulationKey"]));
+    let (ciphertext, secret) = public.encapsulate_deterministic(&array(&input["m"]).into());
+    assert_eq!(
+        (ciphertext.to_vec(), secret.to_vec()),
+        (bytes(&out["ciphertext"]), bytes(&out["sharedSecret"]))
+    );
+
+    let ours = KemKey::from_expanded(&theirs.to_expanded_bytes()).unwrap();
+    assert_eq!(ours.public_bytes(), bytes(&out["encapsulationKey"]));
+    let found = ours.decapsulate(&bytes(&out["ciphertext"])).unwrap();
+    assert_eq!(found.expose()[..], bytes(&out["sharedSecret"]));
+
+    let (ciphertext, secret) = encapsulate(&bytes(&out["encapsulationKey"])).unwrap();
+    assert_eq!(ours.decapsulate(&ciphertext).unwrap().expose(), secret.expose());
 }
 
 fn traffic_keys(input: &Value, out: &Value) {

@@ -12,7 +12,7 @@ use smartvpn::codec::hello::{Accepted, ClientHello, Features, VERSION};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::packet::{Offload, Record};
 use smartvpn::session::{
-    AwaitingResponse, ClientParams, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session,
+    AwaitingResponse, ClientParams, Hybrid, KeepaliveCap, KeyLimits, Listening, Opened, ReplayCache, Session,
     Unconfirmed, client,
 };
 
@@ -85,6 +85,7 @@ impl World {
         let params = ClientParams {
             server_key: KEYPAIR.public,
             hello: ClientHello { features: offered, ..ClientHello::default() },
+            hybrid: Hybrid::Off,
             keepalive_interval: None,
             keepalive_cap: KeepaliveCap::default(),
             key_limits: KeyLimits::default(),
@@ -96,8 +97,7 @@ impl World {
             end(State::Listening(Listening::new(Arc::clone(&KEYPAIR)))),
         ];
         ends[CLIENT].wire.push_back(frame);
-        let features =
-            Features { bundle: offered.bundle, offload: offered.bundle && offered.offload, rekey: false };
+        let features = Features { offload: offered.bundle && offered.offload, ..offered };
         Self { ends, now: epoch(), rng, replay: ReplayCache::new(Duration::from_secs(10)), features }
     }
 

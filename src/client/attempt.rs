@@ -15,7 +15,7 @@ use crate::config::ClientConfig;
 use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
-use crate::session::{ClientFailure, ClientParams, KeepaliveCap, KeyLimits, Session, client};
+use crate::session::{ClientFailure, ClientParams, Hybrid, KeepaliveCap, KeyLimits, Session, client};
 use crate::transport::{
     ClientTls, DialOptions, Dialed, Progress, Proxy, Stream, WebSocket, WebSocketError, dial,
 };
@@ -67,6 +67,8 @@ pub(super) struct Approach {
     pub(super) keepalive_cap: KeepaliveCap,
     /// What the server is told and offered.
     pub(super) hello: ClientHello,
+    /// What the session of the hello's ticket, if there is one, was protected by.
+    pub(super) hybrid: Hybrid,
     pub(super) aim: Aim,
     pub(super) deadline: Instant,
     pub(super) key_limits: KeyLimits,
@@ -149,10 +151,10 @@ async fn dial_once(approach: &Approach, progress: Progress) -> Result<Dialed, Fa
 
 async fn handshake(approach: &Approach, dialed: Dialed) -> Result<Established, Failure> {
     let Dialed { mut websocket, remote, local, server, .. } = dialed;
-    let mut hello = approach.hello.clone();
+    let (mut hello, mut hybrid) = (approach.hello.clone(), approach.hybrid);
     let mut is_anew = false;
     let outcome = loop {
-        let outcome = match exchange(approach, &mut websocket, hello.clone()).await {
+        let outcome = match exchange(approach, &mut websocket, hello.clone(), hybrid).await {
             Ok(outcome) => outcome,
             Err(Refusal { close, failure }) => {
                 if let Some(code) = close {
@@ -165,6 +167,7 @@ async fn handshake(approach: &Approach, dialed: Dialed) -> Result<Established, F
             Err(ClientFailure::ResumeRefused(_)) if approach.aim != Aim::Beside && !is_anew => {
                 // On the same connection, once (PROTOCOL §8).
                 hello.ticket = None;
+                hybrid = Hybrid::Offered;
                 is_anew = true;
             }
             outcome => break outcome,
@@ -195,11 +198,13 @@ async fn exchange(
     approach: &Approach,
     websocket: &mut WebSocket<Stream>,
     hello: ClientHello,
+    hybrid: Hybrid,
 ) -> Result<Result<client::Connected, ClientFailure>, Refusal> {
     let Approach { config, keepalive_cap, deadline, key_limits, .. } = approach;
     let params = ClientParams {
         server_key: config.server_public_key,
         hello,
+        hybrid,
         keepalive_interval: config.keepalive_interval,
         keepalive_cap: *keepalive_cap,
         key_limits: *key_limits,

@@ -9,6 +9,7 @@ use crate::packet::{
     Answers, Egress, Ingress, Intake, Offload, Record, Router, Unreachable, clamp_record, count_drop, quoted,
 };
 use crate::qos::PacketQueue;
+use crate::report::LogLevel;
 use crate::telemetry::{DropReason, Quality, Size, Traffic};
 use crate::tunnel::{Tun, TunWriter};
 
@@ -164,6 +165,10 @@ impl Port for Downlink {
 
     fn keys_aging(&mut self) {
         self.marks.keys_aging.store(true, Ordering::Relaxed);
+    }
+
+    fn keys_renewed(&mut self) {
+        self.shared.events.log(LogLevel::Debug, "keys", "the session has new keys");
     }
 
     fn timed_out(&mut self, quality: &Quality) {

@@ -217,6 +217,7 @@ impl Run {
             known: self.known.clone(),
             keepalive_cap: self.comeback.keepalive_cap(now),
             hello: self.comeback.hello(now, hello),
+            hybrid: self.comeback.hybrid(now),
             aim,
             deadline,
             key_limits: self.key_limits,

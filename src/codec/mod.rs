@@ -9,6 +9,7 @@ pub mod close;
 pub mod disconnect;
 pub mod frame;
 pub mod hello;
+pub mod rekey_hello;
 pub mod secret;
 
 mod features;

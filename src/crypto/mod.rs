@@ -1,8 +1,9 @@
-//! Keys, the Noise handshake, traffic keys and sealed frames (PROTOCOL §§3–5).
+//! Keys, the Noise handshake, ML-KEM, traffic keys and sealed frames (PROTOCOL §§3–5).
 //!
-//! Randomness is an argument everywhere. Keys have a type per role, are erased when dropped and
+//! Randomness is an argument everywhere but in [`kem`]. Keys have a type per role, are erased when dropped and
 //! never printed.
 
+pub mod kem;
 pub mod keys;
 pub mod noise;
 pub mod seal;

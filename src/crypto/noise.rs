@@ -58,6 +58,15 @@ pub fn prologue(frame_type: FrameType, pattern: Pattern) -> [u8; 12] {
     prologue
 }
 
+/// The prologue of a RekeyInit: the same and `h`, the hash of the handshake that made the keys in force, so that the
+/// new ones belong to this session and to no other.
+pub fn rekey_prologue(pattern: Pattern, h: &[u8; 32]) -> [u8; 44] {
+    let mut whole = [0; 44];
+    whole[..12].copy_from_slice(&prologue(FrameType::RekeyInit, pattern));
+    whole[12..].copy_from_slice(h);
+    whole
+}
+
 /// Starts a handshake at the client. Returns Noise message 1 with this payload.
 ///
 /// # Errors
@@ -80,7 +89,6 @@ pub fn initiate(
 /// # Errors
 ///
 /// Those of [`initiate`].
-#[doc(hidden)]
 pub fn initiate_with(
     pattern: Pattern,
     prologue: &[u8],
@@ -139,7 +147,6 @@ pub fn respond(
 /// # Errors
 ///
 /// Those of [`respond`].
-#[doc(hidden)]
 pub fn respond_with(
     pattern: Pattern,
     prologue: &[u8],

@@ -214,6 +214,11 @@ impl Opener {
         Ok(plaintext)
     }
 
+    /// Whether a payload has the prefix of the frames before, so that this key is to open it.
+    pub fn has_prefix_of(&self, payload: &[u8]) -> bool {
+        matches!(&self.state, State::Running { prefix, .. } if payload.starts_with(prefix))
+    }
+
     /// How many frames this key has opened, those before [`Self::at`]'s start included.
     pub const fn frames(&self) -> u64 {
         self.counter

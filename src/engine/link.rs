@@ -68,6 +68,9 @@ pub trait Port: Send {
     /// The keys have nine tenths of their service behind them.
     fn keys_aging(&mut self) {}
 
+    /// The session has new keys.
+    fn keys_renewed(&mut self) {}
+
     /// Gives back memory that traffic no longer needs, at the slow pace of keepalives.
     fn rest(&mut self) {}
 
@@ -320,6 +323,8 @@ where
                 Event::PeerDead => return Some(End::DeadPeer),
                 Event::Disconnected(disconnect) => return Some(End::Peer(disconnect)),
                 Event::KeysAging => self.port.keys_aging(),
+                Event::KeysRenewed => self.port.keys_renewed(),
+                Event::RekeyFailed(error) => return Some(End::BadFrame(error.into())),
                 Event::KeysSpent => return Some(End::KeysSpent),
             }
         }

@@ -20,7 +20,6 @@ use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCod
 use crate::engine::{Link, Meter, Order, Port, Seat, clock};
 use crate::network::delete_conntrack;
 use crate::packet::{Intake, Record};
-use crate::session::roster::Wish;
 use crate::session::{AfterRefusal, Listening, Opened, Request, Session, Unconfirmed};
 use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, read_proxy_header, upgrade};
 use crate::tunnel::Tun;
@@ -154,7 +153,7 @@ impl Handshake<'_> {
         let (request, reservation) = self.request(websocket).await?;
         let (name, mtu) = (request.hello().name.clone(), self.mtu(request.hello()));
         let intake = Intake { mtu, offload: request.features().offload };
-        let hello = self.hello(&reservation, mtu).await?;
+        let hello = self.hello(&reservation, mtu, request.is_hybrid()).await?;
         let (unconfirmed, frame) = request.accept(&hello, &mut rand::rng()).map_err(session_failed)?;
         self.send(websocket, &frame).await?;
         let identity = Identity {
@@ -181,11 +180,7 @@ impl Handshake<'_> {
                 Opened::Refused { frame, then } => (frame, then, Refused::Hello),
                 Opened::Request(request) => {
                     let request = *request;
-                    let wish = match request.is_resume() {
-                        true => Wish::Resume(request.hello().ticket.as_ref()),
-                        false => Wish::New,
-                    };
-                    let code = match Reservation::take(self.hub, self.source.ip(), wish) {
+                    let code = match Reservation::take(self.hub, self.source.ip(), &request) {
                         Ok(reservation) => return Ok((request, reservation)),
                         Err(code) => code,
                     };
@@ -203,7 +198,7 @@ impl Handshake<'_> {
     }
 
     /// What the client is told of what it is promised.
-    async fn hello(&self, reservation: &Reservation, mtu: u16) -> Result<Accepted, Ended> {
+    async fn hello(&self, reservation: &Reservation, mtu: u16, hybrid: bool) -> Result<Accepted, Ended> {
         let Some(offer) = reservation.offer() else { return Err((Refused::Gone, None)) };
         // An address that had not rested: what its last holder left must not reach the next one.
         for addr in &offer.early {
@@ -228,7 +223,7 @@ impl Handshake<'_> {
             mtu,
             keepalive_interval_secs: whole_seconds(config.keepalive_interval),
             dns: config.dns.clone(),
-            ticket: reservation.ticket(),
+            ticket: reservation.ticket(hybrid),
             mlkem768: None,
         })
     }

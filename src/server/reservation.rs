@@ -7,6 +7,7 @@ use super::hub::{Hub, unix_now};
 use crate::codec::hello::RejectCode;
 use crate::codec::secret::Ticket;
 use crate::engine::clock;
+use crate::session::Request;
 use crate::session::roster::{Offer, Wish};
 
 /// An offer of the roster's; withdrawn when dropped.
@@ -18,10 +19,14 @@ pub(super) struct Reservation {
 
 impl Reservation {
     /// Asks for what the client of a first message from `source` wants.
-    pub(super) fn take(hub: &Arc<Hub>, source: IpAddr, wish: Wish<'_>) -> Result<Self, RejectCode> {
+    pub(super) fn take(hub: &Arc<Hub>, source: IpAddr, request: &Request) -> Result<Self, RejectCode> {
         if hub.is_closing() {
             return Err(RejectCode::ShuttingDown);
         }
+        let wish = match request.is_resume() {
+            true => Wish::Resume { ticket: request.hello().ticket.as_ref(), hybrid: request.is_hybrid() },
+            false => Wish::New,
+        };
         let times = (clock::now(), unix_now());
         let offer = hub.members().roster.offer(times, source, wish, &mut rand::rng())?;
         Ok(Self { hub: Arc::clone(hub), offer: Some(offer) })
@@ -32,9 +37,9 @@ impl Reservation {
         self.offer.as_ref()
     }
 
-    /// A ticket for the session, and its lifetime in seconds.
-    pub(super) fn ticket(&self) -> Option<(Ticket, u32)> {
-        self.hub.members().roster.ticket(unix_now(), self.offer()?, &mut rand::rng())
+    /// A ticket for the session, and its lifetime in seconds. With `hybrid` it takes another ML-KEM key to use it.
+    pub(super) fn ticket(&self, hybrid: bool) -> Option<(Ticket, u32)> {
+        self.hub.members().roster.ticket(unix_now(), self.offer()?, hybrid, &mut rand::rng())
     }
 
     /// The offer, to be confirmed.

@@ -8,12 +8,12 @@ use crate::codec::close::CloseCode;
 use crate::codec::disconnect::Disconnect;
 use crate::codec::frame::{FrameError, FrameSet, FrameType, MAX_HANDSHAKE, split_frame};
 use crate::codec::hello::{Accepted, ClientHello, Features, HelloError, RejectCode, Rejection, ServerHello};
+use crate::crypto::kem::KemKey;
 use crate::crypto::keys::PublicKey;
 use crate::crypto::noise::{self, Initiated, NoiseError, Pattern};
-use crate::crypto::seal::{Opener, Sealer};
-use crate::crypto::traffic::TrafficKeys;
 use crate::session::error::SessionError;
 use crate::session::key_life::KeyLimits;
+use crate::session::rekey::FreshKeys;
 use crate::session::silence::KeepaliveCap;
 use crate::session::up::Session;
 use crate::session::{handshake_frame, nonce_prefix, states};
@@ -24,7 +24,10 @@ pub struct ClientParams {
     /// The key that the server must prove to have.
     pub server_key: PublicKey,
     /// What the client tells of itself. With a ticket in it, the session of that ticket is to be taken up again.
+    /// Its ML-KEM key is replaced by a fresh one.
     pub hello: ClientHello,
+    /// Whether ML-KEM is to protect the session's packets.
+    pub hybrid: Hybrid,
     /// Time between keepalives until the link's health is known, 5–120 s; the server's wish unless
     /// given here.
     pub keepalive_interval: Option<Duration>,
@@ -34,17 +37,35 @@ pub struct ClientParams {
     pub key_limits: KeyLimits,
 }
 
+/// Whether a client asks for traffic keys that ML-KEM-768 protects as well as X25519 (PROTOCOL §4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hybrid {
+    /// It does not.
+    Off,
+    /// It does, and takes what it gets.
+    #[default]
+    Offered,
+    /// It does and takes nothing else: the session that it takes up again had them.
+    Required,
+}
+
 /// Starts a handshake, by a SessionResume if the hello holds a ticket. Returns the frame to send, in a message of
 /// its own.
 ///
 /// # Errors
 ///
-/// [`SessionError::Handshake`] if the server's key is none, or the hello does not fit into a frame.
+/// [`SessionError::Handshake`] if the server's key is none, or the hello does not fit into a frame;
+/// [`SessionError::Kem`] if the system has no randomness.
 pub fn start(
     params: ClientParams,
     rng: &mut dyn CryptoRng,
 ) -> Result<(AwaitingResponse, Vec<u8>), SessionError> {
-    let ClientParams { server_key, hello, keepalive_interval, keepalive_cap, key_limits } = params;
+    let ClientParams { server_key, hello, hybrid, keepalive_interval, keepalive_cap, key_limits } = params;
+    let kem = match hybrid {
+        Hybrid::Off => None,
+        Hybrid::Offered | Hybrid::Required => Some(KemKey::generate().map_err(SessionError::Kem)?),
+    };
+    let hello = ClientHello { mlkem768: kem.as_ref().map(|kem| kem.public_bytes().to_vec()), ..hello };
     let is_resume = hello.ticket.is_some();
     let kind = if is_resume { FrameType::SessionResume } else { FrameType::HandshakeInit };
     let (initiated, mut message) = noise::initiate(Pattern::Nk, kind, &server_key, &hello.encode(), rng)?;
@@ -55,10 +76,12 @@ pub fn start(
         return Err(NoiseError::TooLong.into());
     }
     let awaiting = AwaitingResponse {
+        server_key,
         initiated,
         accepted: if is_resume { states::AWAITING_RESUME } else { states::AWAITING_RESPONSE },
         offered: hello.features,
-        kem_offered: hello.mlkem768.is_some(),
+        kem,
+        hybrid,
         keepalive_interval,
         keepalive_cap,
         key_limits,
@@ -69,11 +92,14 @@ pub fn start(
 /// Message 1 was sent; the server's answer is awaited.
 #[derive(Debug)]
 pub struct AwaitingResponse {
+    server_key: PublicKey,
     initiated: Initiated,
     /// The frames that may come.
     accepted: FrameSet,
     offered: Features,
-    kem_offered: bool,
+    /// The key that was offered.
+    kem: Option<KemKey>,
+    hybrid: Hybrid,
     keepalive_interval: Option<Duration>,
     keepalive_cap: KeepaliveCap,
     key_limits: KeyLimits,
@@ -171,7 +197,7 @@ impl AwaitingResponse {
         message2: &[u8],
     ) -> Result<Connected, ClientFailure> {
         let (payload, handshake) = self.initiated.finish(message2).map_err(SessionError::from)?;
-        let hello = ServerHello::parse(&payload, self.offered, self.kem_offered);
+        let hello = ServerHello::parse(&payload, self.offered, self.kem.is_some());
         let hello = match (hello.map_err(SessionError::ServerHello)?, kind) {
             (ServerHello::Accepted(hello), FrameType::HandshakeResp | FrameType::SessionResumeOk) => *hello,
             (ServerHello::Rejected(rejection), FrameType::HandshakeResp) => {
@@ -183,14 +209,24 @@ impl AwaitingResponse {
             // The hello decides what the frame is (PROTOCOL §3).
             _ => return Err(SessionError::ServerHello(HelloError::Invalid("error")).into()),
         };
-        let keys = TrafficKeys::derive(&handshake, &[]);
-        let ends =
-            (Sealer::new(&keys.client_to_server, nonce_prefix(rng)), Opener::new(&keys.server_to_client));
+        let secret = match (&self.kem, &hello.mlkem768) {
+            (Some(kem), Some(ciphertext)) => Some(kem.decapsulate(ciphertext).map_err(SessionError::Kem)?),
+            _ if self.hybrid == Hybrid::Required => return Err(SessionError::NotHybrid.into()),
+            _ => None,
+        };
+        let keys = FreshKeys::of_client(&handshake, secret.as_ref(), nonce_prefix(rng));
         let interval = self
             .keepalive_interval
             .unwrap_or_else(|| Duration::from_secs(hello.keepalive_interval_secs.into()));
-        let session =
-            Session::client(now, ends, hello.features, (interval, self.keepalive_cap), self.key_limits, rng);
+        let session = Session::client(
+            now,
+            keys,
+            self.server_key,
+            hello.features,
+            (interval, self.keepalive_cap),
+            self.key_limits,
+            rng,
+        );
         Ok(Connected { session, hello })
     }
 }
@@ -204,3 +240,6 @@ fn resume_refused(rejection: Rejection) -> ClientFailure {
         _ => ClientFailure::Rejected(rejection),
     }
 }
+
+#[cfg(test)]
+mod tests;

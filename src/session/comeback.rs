@@ -8,6 +8,7 @@ use rand_core::CryptoRng;
 use crate::codec::hello::{Accepted, ClientHello, Features};
 use crate::codec::secret::Ticket;
 use crate::session::FEATURES;
+use crate::session::client::Hybrid;
 use crate::session::reconnect::{Backoff, Pace};
 use crate::session::silence::KeepaliveCap;
 
@@ -30,11 +31,20 @@ pub enum Setback {
     Final,
 }
 
+/// What the last session left for the next one.
+#[derive(Debug)]
+struct Resumption {
+    ticket: Ticket,
+    expires: Instant,
+    /// ML-KEM protected the session.
+    is_hybrid: bool,
+}
+
 /// A tunnel's memory over its connections, from `connect()` to its end.
 #[derive(Debug)]
 pub struct Comeback {
     backoff: Backoff,
-    ticket: Option<(Ticket, Instant)>,
+    ticket: Option<Resumption>,
     /// What the connections that were cut while idle taught.
     cap: KeepaliveCap,
     /// Rejections `bad-request` since the last connection.
@@ -53,8 +63,20 @@ impl Comeback {
     /// a hello that had some.
     pub fn hello(&self, now: Instant, hello: ClientHello) -> ClientHello {
         let features = if self.bad_requests > 0 { Features::NONE } else { FEATURES };
-        let ticket = self.ticket.as_ref().filter(|(_, expires)| now < *expires);
-        ClientHello { features, ticket: ticket.map(|(ticket, _)| ticket.clone()), ..hello }
+        ClientHello { features, ticket: self.resumption(now).map(|last| last.ticket.clone()), ..hello }
+    }
+
+    /// What the next attempt asks for, as long as it offers the ticket: whoever could break X25519 must not talk a
+    /// session out of ML-KEM (PROTOCOL §4).
+    pub fn hybrid(&self, now: Instant) -> Hybrid {
+        match self.resumption(now) {
+            Some(Resumption { is_hybrid: true, .. }) => Hybrid::Required,
+            _ => Hybrid::Offered,
+        }
+    }
+
+    fn resumption(&self, now: Instant) -> Option<&Resumption> {
+        self.ticket.as_ref().filter(|last| now < last.expires)
     }
 
     /// The server does not take the ticket.
@@ -64,8 +86,11 @@ impl Comeback {
 
     /// The server has let the client in: its ticket is the one that counts now.
     pub fn accepted(&mut self, now: Instant, hello: &Accepted) {
-        self.ticket =
-            hello.ticket.clone().map(|(ticket, secs)| (ticket, now + Duration::from_secs(secs.into())));
+        self.ticket = hello.ticket.clone().map(|(ticket, secs)| Resumption {
+            ticket,
+            expires: now + Duration::from_secs(secs.into()),
+            is_hybrid: hello.mlkem768.is_some(),
+        });
     }
 
     /// The connection is confirmed.
@@ -170,6 +195,21 @@ mod tests {
         comeback.accepted(now, &accepted(Some((ticket, 60))));
         comeback.accepted(now, &accepted(None));
         assert_eq!(offered(&comeback, now), None, "a server that gives none wants none");
+    }
+
+    #[test]
+    fn a_ticket_of_a_hybrid_session_is_for_another_one() {
+        let mut comeback = Comeback::new(Backoff::default());
+        let now = epoch();
+        let ticket = || Some((Ticket::new(vec![1]).unwrap(), 60));
+        assert_eq!(comeback.hybrid(now), Hybrid::Offered);
+        comeback.accepted(now, &Accepted { mlkem768: Some(Vec::new()), ..accepted(ticket()) });
+        assert_eq!(comeback.hybrid(now), Hybrid::Required);
+        assert_eq!(comeback.hybrid(now + Duration::from_secs(60)), Hybrid::Offered, "it has expired");
+        comeback.ticket_refused();
+        assert_eq!(comeback.hybrid(now), Hybrid::Offered);
+        comeback.accepted(now, &accepted(ticket()));
+        assert_eq!(comeback.hybrid(now), Hybrid::Offered);
     }
 
     #[test]

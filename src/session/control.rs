@@ -11,13 +11,26 @@ use crate::crypto::seal::{SealError, Sealer};
 /// dropped). They fit into one message of 5,300 bytes.
 pub const MAX_ACKS: usize = 100;
 
+/// Counts of a session's control frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ControlCounts {
+    /// Keepalives sent.
+    pub keepalives_sent: u64,
+    /// Keepalives received.
+    pub keepalives_received: u64,
+    /// Keepalives received beyond the rate that is answered (PROTOCOL §7).
+    pub keepalives_dropped: u64,
+    /// KeepaliveAcks received that answer nothing outstanding (PROTOCOL §7).
+    pub acks_unasked: u64,
+}
+
 /// A keepalive's 8 bytes.
 pub(super) type Stamp = [u8; 8];
 
 /// What waits, in the order it goes out: bounded whatever the peer sends.
 #[derive(Debug)]
 pub(super) struct Control {
-    /// The client's first keepalive, which confirms the keys: the first frame of all, even if the
+    /// The client's keepalive that confirms its keys: the first frame under them, even if the
     /// session is ended at once.
     confirmation: Option<Stamp>,
     /// Our next keepalive. A newer one takes its place: the older one's check is over then.
@@ -45,8 +58,9 @@ impl Control {
         }
     }
 
-    /// The keepalive that confirms the keys.
+    /// The keepalive that confirms the keys. One that waits is given up for it.
     pub(super) const fn confirm(&mut self, stamp: u64) {
+        self.keepalive = None;
         self.confirmation = Some(stamp.to_be_bytes());
     }
 

@@ -4,9 +4,11 @@ use crate::codec::bundle::BundleError;
 use crate::codec::close::CloseCode;
 use crate::codec::frame::FrameError;
 use crate::codec::hello::HelloError;
+use crate::crypto::kem::KemError;
 use crate::crypto::noise::NoiseError;
 use crate::crypto::seal::{OpenError, SealError};
 use crate::error::ErrorCode;
+use crate::session::rekey::RekeyError;
 
 /// A fault that ends a session. The connection is closed with [`close_code`](Self::close_code).
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +38,18 @@ pub enum SessionError {
     /// The first message came before, on another connection (PROTOCOL §3).
     #[error("the first message is a repeated one")]
     Replayed,
+    /// A session that ML-KEM protects was to go on without it (PROTOCOL §4).
+    #[error("the session was protected by ML-KEM, and was to go on without")]
+    NotHybrid,
+
+    /// Fresh keys within the session did not come about.
+    #[error(transparent)]
+    Rekey(#[from] RekeyError),
 
     // This end.
+    /// ML-KEM failed, and not by the peer's fault.
+    #[error(transparent)]
+    Kem(KemError),
     /// A frame could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -55,7 +67,9 @@ impl SessionError {
             Self::ServerHello(_) | Self::Disconnect(_) => CloseCode::ProtocolError,
             Self::Handshake(error) => error.close_code(),
             Self::Open(error) => error.close_code(),
-            Self::Replayed => CloseCode::PolicyViolation,
+            Self::Replayed | Self::NotHybrid => CloseCode::PolicyViolation,
+            Self::Rekey(error) => error.close_code(),
+            Self::Kem(_) => CloseCode::InternalError,
             Self::Seal(error) => error.close_code(),
             Self::Ended => CloseCode::Normal,
         }
@@ -66,7 +80,11 @@ impl SessionError {
         match self {
             Self::Frame(error) => error.code(),
             Self::Bundle(error) => error.code(),
-            Self::ServerHello(_) | Self::Disconnect(_) | Self::Replayed => ErrorCode::ProtocolError,
+            Self::ServerHello(_) | Self::Disconnect(_) | Self::Replayed | Self::NotHybrid => {
+                ErrorCode::ProtocolError
+            }
+            Self::Rekey(error) => error.error_code(),
+            Self::Kem(_) => ErrorCode::Internal,
             Self::Handshake(error) => error.code(),
             Self::Open(error) => error.code(),
             Self::Seal(error) => error.code(),

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::codec::disconnect::Disconnect;
 #[cfg(doc)]
+use crate::codec::hello::Features;
+use crate::session::rekey::RekeyError;
+#[cfg(doc)]
 use crate::session::up::Session;
 
 /// What the caller must know of; each is told once.
@@ -19,11 +22,17 @@ pub enum Event {
     /// A keepalive was not answered in time: [`Session::quality`] has changed.
     TimedOut,
     /// The keys have nine tenths of their service behind them (PROTOCOL §5): the client should get new ones
-    /// meanwhile, by a second connection. Servers are not told.
+    /// meanwhile, by a second connection. Servers are not told, nor clients of sessions that renew them by themselves
+    /// ([`Features::rekey`]).
     KeysAging,
     /// The keys have served long enough (PROTOCOL §5): the client must get new ones by connecting
-    /// anew. Servers are not told.
+    /// anew. Neither servers nor those clients are told.
     KeysSpent,
+    /// The session has new keys (PROTOCOL §5): the client as soon as it has switched to them, the server when it has
+    /// heard so.
+    KeysRenewed,
+    /// New keys did not come about. The session has ended.
+    RekeyFailed(RekeyError),
     /// The peer no longer answers. The session has ended.
     PeerDead,
     /// The peer's last frame. The session has ended.
@@ -37,6 +46,8 @@ pub(super) struct Events {
     pub(super) timed_out: bool,
     pub(super) keys_aging: bool,
     pub(super) keys_spent: bool,
+    pub(super) keys_renewed: bool,
+    pub(super) rekey_failed: Option<RekeyError>,
     pub(super) peer_dead: bool,
     pub(super) disconnected: Option<Disconnect>,
 }
@@ -55,6 +66,12 @@ impl Events {
         }
         if std::mem::take(&mut self.keys_spent) {
             return Some(Event::KeysSpent);
+        }
+        if std::mem::take(&mut self.keys_renewed) {
+            return Some(Event::KeysRenewed);
+        }
+        if let Some(error) = self.rekey_failed.take() {
+            return Some(Event::RekeyFailed(error));
         }
         if std::mem::take(&mut self.peer_dead) {
             return Some(Event::PeerDead);

@@ -131,6 +131,16 @@ impl Keepalives {
         stamp
     }
 
+    /// The same without a new spread of the interval behind it: for the keepalive that a switch of keys asks for.
+    pub fn send_again(&mut self, now: Instant) -> u64 {
+        let stamp = self.clock.stamp(now);
+        if let Phase::Resting { spread, .. } | Phase::Checking { spread, .. } = self.phase {
+            self.phase =
+                Phase::Checking { sent: Sent { at: now, stamp }, spread, expires: now + self.timeout() };
+        }
+        stamp
+    }
+
     /// Opens a check at once unless one is open, and returns the timestamp of its keepalive: for when it is in
     /// doubt whether the peer is still there.
     pub fn probe(&mut self, now: Instant, rng: &mut dyn CryptoRng) -> Option<u64> {

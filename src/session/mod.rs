@@ -21,6 +21,8 @@
 //! payload is opened. A fault ends the session; [`SessionError::close_code`] tells how the
 //! connection is closed. Deadlines of the handshake are the caller's: a state that has not moved on
 //! in time is dropped and its connection closed with 1008.
+//!
+//! Where `rekey` is in force, a session renews its keys by itself (`rekey.rs`).
 
 pub mod client;
 pub mod comeback;
@@ -35,22 +37,24 @@ pub mod up;
 mod control;
 mod event;
 mod key_life;
+mod rekey;
 mod silence;
 mod states;
 mod unanswered;
 
-pub use client::{AwaitingResponse, ClientFailure, ClientParams, Connected};
+pub use client::{AwaitingResponse, ClientFailure, ClientParams, Connected, Hybrid};
 pub use comeback::{Comeback, Setback};
-pub use control::MAX_ACKS;
+pub use control::{ControlCounts, MAX_ACKS};
 pub use error::SessionError;
 pub use event::Event;
 pub use key_life::KeyLimits;
 pub use reconnect::{Backoff, Pace};
+pub use rekey::RekeyError;
 pub use replay::ReplayCache;
 pub use roster::Roster;
 pub use server::{AfterRefusal, Listening, Opened, Request, Unconfirmed};
 pub use silence::KeepaliveCap;
-pub use up::{ControlCounts, Session};
+pub use up::Session;
 
 use rand_core::CryptoRng;
 
@@ -59,7 +63,7 @@ use crate::codec::hello::Features;
 use crate::crypto::seal::PREFIX_LEN;
 
 /// The features that this build can put in force, at either end.
-pub const FEATURES: Features = Features { bundle: true, offload: true, rekey: false };
+pub const FEATURES: Features = Features { bundle: true, offload: true, rekey: true };
 
 /// The frame around a Noise message, whose length the noise module has checked.
 fn handshake_frame(kind: FrameType, message: &[u8]) -> Vec<u8> {

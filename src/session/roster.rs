@@ -117,7 +117,7 @@ impl Roster {
     ) -> Result<Offer, RejectCode> {
         match wish {
             Wish::New => self.offer_new((now, unix), source, rng),
-            Wish::Resume(ticket) => self.offer_resume((now, unix), source, ticket),
+            Wish::Resume { ticket, hybrid } => self.offer_resume((now, unix), source, (ticket, hybrid)),
         }
     }
 
@@ -151,9 +151,12 @@ impl Roster {
         &mut self,
         (now, unix): (Instant, u64),
         source: IpAddr,
-        ticket: Option<&Ticket>,
+        (ticket, hybrid): (Option<&Ticket>, bool),
     ) -> Result<Offer, RejectCode> {
         let claims = self.claims(unix, ticket)?;
+        if claims.hybrid && !hybrid {
+            return Err(RejectCode::TicketInvalid);
+        }
         let Claims { client_id, assigned_ip, assigned_ip6, full_handshake_at, .. } = claims;
         let wanted = Addresses { v4: assigned_ip, v6: assigned_ip6 };
         let number = self.next_number();
@@ -195,8 +198,8 @@ impl Roster {
     /// What a ticket says, if it still counts.
     fn claims(&self, unix: u64, ticket: Option<&Ticket>) -> Result<Claims, RejectCode> {
         let claims = ticket.and_then(|ticket| self.key.open(ticket)).ok_or(RejectCode::TicketInvalid)?;
-        // Of a session that a client key or ML-KEM protects, which this handshake does not.
-        if claims.client_key.is_some() || claims.hybrid {
+        // Of a session that a client key protects, which this handshake does not.
+        if claims.client_key.is_some() {
             return Err(RejectCode::TicketInvalid);
         }
         if self.revoked.get(&claims.client_id).is_some_and(|until| unix < *until) {
@@ -246,8 +249,15 @@ impl Roster {
         Some(())
     }
 
-    /// A ticket for the session of `offer`, and its lifetime in seconds; none if it could not be used.
-    pub fn ticket(&self, unix: u64, offer: &Offer, rng: &mut dyn CryptoRng) -> Option<(Ticket, u32)> {
+    /// A ticket for the session of `offer`, and its lifetime in seconds; none if it could not be used. With `hybrid`
+    /// it takes another ML-KEM key to use it.
+    pub fn ticket(
+        &self,
+        unix: u64,
+        offer: &Offer,
+        hybrid: bool,
+        rng: &mut dyn CryptoRng,
+    ) -> Option<(Ticket, u32)> {
         let oldest = offer.full_handshake_at.saturating_add(self.rules.ticket_max_age.as_secs());
         let expires_at = oldest.min(unix.saturating_add(TICKET_LIFETIME.as_secs()));
         let secs = u32::try_from(expires_at.saturating_sub(unix)).ok().filter(|secs| *secs > 0)?;
@@ -259,7 +269,7 @@ impl Roster {
             expires_at,
             full_handshake_at: offer.full_handshake_at,
             client_key: None,
-            hybrid: false,
+            hybrid,
         };
         self.key.seal(&claims, rng).map(|ticket| (ticket, secs))
     }

@@ -9,12 +9,13 @@ use crate::codec::close::CloseCode;
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::codec::frame::{FrameError, FrameSet, FrameType, header, split_frame};
 use crate::codec::hello::{Accepted, ClientHello, Features, RejectCode, Rejection, ServerHello, VERSION};
+use crate::crypto::kem::{self, KemError, SharedSecret};
 use crate::crypto::keys::Keypair;
 use crate::crypto::noise::{self, NoiseError, Pattern, Responding};
-use crate::crypto::seal::{OpenError, Opener, Sealer};
-use crate::crypto::traffic::TrafficKeys;
+use crate::crypto::seal::OpenError;
 use crate::packet::Record;
 use crate::session::error::SessionError;
+use crate::session::rekey::FreshKeys;
 use crate::session::replay::ReplayCache;
 use crate::session::up::{Session, stamp};
 use crate::session::{FEATURES, handshake_frame, nonce_prefix, states};
@@ -56,6 +57,8 @@ pub enum AfterRefusal {
 pub struct Request {
     responding: Responding,
     hello: ClientHello,
+    /// The answer to the hello's ML-KEM key, and what it holds.
+    kem: Option<(Vec<u8>, SharedSecret)>,
     kind: FrameType,
     keypair: Arc<Keypair>,
 }
@@ -63,8 +66,8 @@ pub struct Request {
 /// The answer was sent; the client must confirm its keys.
 #[derive(Debug)]
 pub struct Unconfirmed {
-    sealer: Sealer,
-    opener: Opener,
+    keys: FreshKeys,
+    keypair: Arc<Keypair>,
     features: Features,
     keepalive_interval: Duration,
 }
@@ -107,10 +110,10 @@ impl Listening {
         let (responding, payload) = noise::respond(pattern, kind, &self.keypair, message1)?;
         replay.insert(now, *responding.ephemeral());
         let keypair = self.keypair;
-        match read_hello(&payload) {
-            Ok(hello) => {
+        match read_hello(&payload).and_then(|hello| Ok((encapsulate(&hello)?, hello))) {
+            Ok((kem, hello)) => {
                 refuse_rest(rest)?;
-                Ok(Opened::Request(Box::new(Request { responding, hello, kind, keypair })))
+                Ok(Opened::Request(Box::new(Request { responding, hello, kem, kind, keypair })))
             }
             Err(rejection) => {
                 let (frame, then) = reject(responding, kind, keypair, rejection, rng)?;
@@ -139,13 +142,18 @@ impl Request {
         self.kind == FrameType::SessionResume
     }
 
+    /// Whether ML-KEM will protect the session's packets: the client has asked for it.
+    pub const fn is_hybrid(&self) -> bool {
+        self.kem.is_some()
+    }
+
     /// The features that will be in force.
     pub const fn features(&self) -> Features {
         FEATURES.intersection(self.hello.features)
     }
 
-    /// Lets the client in. Returns the frame to send. Version and features are negotiated here:
-    /// what `hello` says of them is replaced.
+    /// Lets the client in. Returns the frame to send. Version, features and ML-KEM are negotiated
+    /// here: what `hello` says of them is replaced.
     ///
     /// # Errors
     ///
@@ -157,12 +165,13 @@ impl Request {
     ) -> Result<(Unconfirmed, Vec<u8>), SessionError> {
         let keepalive_interval = Duration::from_secs(hello.keepalive_interval_secs.into());
         let features = self.features();
-        let hello = ServerHello::Accepted(Box::new(Accepted { version: VERSION, features, ..hello.clone() }));
+        let (mlkem768, secret) = self.kem.unzip();
+        let hello = Accepted { version: VERSION, features, mlkem768, ..hello.clone() };
+        let hello = ServerHello::Accepted(Box::new(hello));
         let (message2, handshake) = self.responding.finish(&hello.encode(), rng)?;
-        let keys = TrafficKeys::derive(&handshake, &[]);
         let unconfirmed = Unconfirmed {
-            sealer: Sealer::new(&keys.server_to_client, nonce_prefix(rng)),
-            opener: Opener::new(&keys.client_to_server),
+            keys: FreshKeys::of_server(&handshake, secret.as_ref(), nonce_prefix(rng)),
+            keypair: self.keypair,
             features,
             keepalive_interval,
         };
@@ -206,9 +215,9 @@ impl Unconfirmed {
         sink: impl FnMut(Record<'_>),
     ) -> Result<Session, SessionError> {
         let (frame, rest) = split_frame(message, states::UNCONFIRMED)?;
-        let stamp = stamp(frame.kind, self.opener.open(&frame.header, frame.payload)?)?;
-        let ends = (self.sealer, self.opener);
-        let mut session = Session::server(now, ends, self.features, self.keepalive_interval, stamp, rng);
+        let stamp = stamp(frame.kind, self.keys.opener.open(&frame.header, frame.payload)?)?;
+        let Self { keys, keypair, features, keepalive_interval } = self;
+        let mut session = Session::server(now, keys, keypair, features, keepalive_interval, stamp, rng);
         session.handle_rest(now, rest, sink);
         Ok(session)
     }
@@ -221,7 +230,7 @@ impl Unconfirmed {
     pub fn disconnect(mut self, code: DisconnectCode, message: &str) -> Result<Vec<u8>, SessionError> {
         let payload = Disconnect { code, message: message.to_owned() }.encode();
         let mut frame = Vec::new();
-        self.sealer.seal(FrameType::Disconnect, &payload, &mut frame)?;
+        self.keys.sealer.seal(FrameType::Disconnect, &payload, &mut frame)?;
         Ok(frame)
     }
 }
@@ -239,6 +248,16 @@ fn read_hello(payload: &[u8]) -> Result<ClientHello, Rejection> {
             Err(rejection(RejectCode::UnsupportedVersion, message))
         }
     }
+}
+
+/// The answer to the hello's ML-KEM key, if it holds one, or the rejection that a key which is none earns.
+fn encapsulate(hello: &ClientHello) -> Result<Option<(Vec<u8>, SharedSecret)>, Rejection> {
+    let encapsulated = hello.mlkem768.as_deref().map(kem::encapsulate).transpose();
+    encapsulated.map_err(|error: KemError| Rejection {
+        version: VERSION,
+        code: RejectCode::BadRequest,
+        message: format!("the hello is not usable: {error}"),
+    })
 }
 
 /// Judges what stands behind message 1 as the next state would.

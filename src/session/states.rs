@@ -21,7 +21,8 @@ pub(super) const AWAITING_RESUME: FrameSet =
 /// Server, "message 2 sent, unconfirmed".
 pub(super) const UNCONFIRMED: FrameSet = FrameSet::of(&[FrameType::Keepalive]);
 
-/// Both ends, "up". A RekeyInit or RekeyResp will join where `rekey` is in force.
+/// Both ends, "up"; also the server's "RekeyResp sent, client not switched". At a server that is ready for one
+/// RekeyInit joins, at a client that has asked for it RekeyResp.
 pub(super) const fn up(features: Features) -> FrameSet {
     if features.bundle { UP.with(FrameType::IpBundle) } else { UP }
 }

@@ -4,8 +4,10 @@
 //! polls: [`Session::poll_transmit`] ahead of every batch of packets, [`Session::poll_event`] until
 //! it is empty, [`Session::poll_timeout`] for the next deadline.
 
+mod keys;
 mod packets;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
@@ -14,30 +16,20 @@ use crate::codec::bundle::Records;
 use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::codec::frame::{Frame, FrameError, FrameSet, FrameType, split_frame};
 use crate::codec::hello::Features;
-use crate::crypto::seal::{Opener, Sealer};
+use crate::crypto::keys::{Keypair, PublicKey};
 use crate::packet::{Offload, Record};
-use crate::session::control::{Control, Stamp};
+use crate::session::control::{Control, ControlCounts, Stamp};
 use crate::session::error::SessionError;
 use crate::session::event::{Event, Events};
 use crate::session::keepalive::{Due, Keepalives};
-use crate::session::key_life::{KeyLife, KeyLimits, Wear};
+use crate::session::key_life::{KeyLife, KeyLimits};
+use crate::session::rekey::{ClientRekey, FreshKeys, Rekey, ServerRekey};
 use crate::session::silence::{KeepaliveCap, Silence};
 use crate::session::states;
 use crate::session::unanswered::{Doubt, Unanswered};
 use crate::telemetry::quality::Quality;
 
-/// Counts of a session's control frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ControlCounts {
-    /// Keepalives sent.
-    pub keepalives_sent: u64,
-    /// Keepalives received.
-    pub keepalives_received: u64,
-    /// Keepalives received beyond the rate that is answered (PROTOCOL §7).
-    pub keepalives_dropped: u64,
-    /// KeepaliveAcks received that answer nothing outstanding (PROTOCOL §7).
-    pub acks_unasked: u64,
-}
+use keys::Seals;
 
 /// One end of a session whose keys are confirmed, or at the client about to be.
 #[derive(Debug)]
@@ -46,8 +38,7 @@ pub struct Session {
     features: Features,
     /// The frames that may come.
     accepted: FrameSet,
-    sealer: Sealer,
-    opener: Opener,
+    seals: Seals,
     control: Control,
     keepalives: Keepalives,
     silence: Silence,
@@ -57,6 +48,8 @@ pub struct Session {
     last_keepalive_at: Option<Instant>,
     /// The end of the keys' service, at the client, until it is told.
     key_life: Option<KeyLife>,
+    /// What renews them where `rekey` is in force.
+    rekey: Option<Box<Rekey>>,
     events: Events,
     /// A fault in the message that brought the session up, behind the frame that did.
     early_fault: Option<SessionError>,
@@ -80,13 +73,15 @@ impl Session {
     /// The client's end: its confirming Keepalive waits already.
     pub(super) fn client(
         now: Instant,
-        (sealer, opener): (Sealer, Opener),
+        keys: FreshKeys,
+        server_key: PublicKey,
         features: Features,
         (keepalive_interval, keepalive_cap): (Duration, KeepaliveCap),
         limits: KeyLimits,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let mut session = Self::new(now, (sealer, opener), features, keepalive_interval, rng);
+        let rekey = Rekey::Client(ClientRekey::new(server_key, keys.basis, limits));
+        let mut session = Self::new(now, keys, rekey, features, keepalive_interval, rng);
         session.keepalives = session.keepalives.with_cap(keepalive_cap);
         session.key_life = Some(KeyLife::new(now, limits));
         session.control.confirm(session.keepalives.send(now, rng));
@@ -96,30 +91,32 @@ impl Session {
     /// The server's end, confirmed by a Keepalive with this timestamp: its answer waits already.
     pub(super) fn server(
         now: Instant,
-        (sealer, opener): (Sealer, Opener),
+        keys: FreshKeys,
+        keypair: Arc<Keypair>,
         features: Features,
         keepalive_interval: Duration,
         stamp: Stamp,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let mut session = Self::new(now, (sealer, opener), features, keepalive_interval, rng);
+        let rekey = Rekey::Server(ServerRekey::new(keypair, keys.basis));
+        let mut session = Self::new(now, keys, rekey, features, keepalive_interval, rng);
         session.keepalive_received(now, stamp);
         session
     }
 
     fn new(
         now: Instant,
-        (sealer, opener): (Sealer, Opener),
+        FreshKeys { sealer, opener, .. }: FreshKeys,
+        rekey: Rekey,
         features: Features,
         keepalive_interval: Duration,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        Self {
+        let mut session = Self {
             phase: Phase::Up,
             features,
             accepted: states::up(features),
-            sealer,
-            opener,
+            seals: Seals::new(sealer, opener),
             control: Control::new(now),
             keepalives: Keepalives::new(now, keepalive_interval, rng),
             silence: Silence::new(now),
@@ -128,10 +125,13 @@ impl Session {
             acks_unasked: 0,
             last_keepalive_at: None,
             key_life: None,
+            rekey: features.rekey.then(|| Box::new(rekey)),
             events: Events::default(),
             early_fault: None,
             now,
-        }
+        };
+        session.accepted = session.accepted_at_rest();
+        session
     }
 
     /// Takes one WebSocket binary message and calls `sink` with each IP packet in it, in order and
@@ -175,7 +175,9 @@ impl Session {
         if let Some(fault) = self.early_fault.take() {
             return Err(fault);
         }
-        let any = self.control.seal(&mut self.sealer, out)?;
+        let mut any = self.control.seal(&mut self.seals.sealer, out)?;
+        // Behind them, as the last one of the server's under the old key.
+        any |= self.seal_rekey(out)?;
         if any {
             // They were queued by what was handled last.
             self.silence.sent(self.now);
@@ -197,7 +199,9 @@ impl Session {
             return None;
         }
         let keys = self.key_life.as_ref().map(KeyLife::next);
-        [self.keepalives.poll_timeout(), self.unanswered.poll_timeout(), keys].into_iter().flatten().min()
+        let rekey = self.rekey.as_ref().and_then(|rekey| rekey.poll_timeout());
+        let times = [self.keepalives.poll_timeout(), self.unanswered.poll_timeout(), keys, rekey];
+        times.into_iter().flatten().min()
     }
 
     /// Does what is due at `now`. Afterwards [`poll_timeout`](Self::poll_timeout) lies in the future.
@@ -207,6 +211,12 @@ impl Session {
             return;
         }
         self.check_key_age(now);
+        if let Some(rekey) = &mut self.rekey
+            && let Err(error) = rekey.handle_timeout(now, rng)
+        {
+            self.events.rekey_failed = Some(error);
+            return self.end();
+        }
         match self.unanswered.handle_timeout(now) {
             Some(Doubt::Probe) => {
                 if let Some(stamp) = self.keepalives.probe(now, rng) {
@@ -317,22 +327,26 @@ impl Session {
         frame: Frame<'_>,
         sink: &mut impl FnMut(Record<'_>),
     ) -> Result<(), SessionError> {
-        let plaintext = self.opener.open(&frame.header, frame.payload)?;
+        let kind = frame.kind;
+        let (plaintext, has_switched) = self.seals.open(frame)?;
+        if has_switched {
+            self.rekey_confirmed();
+        }
         self.keepalives.heard(now);
         self.silence.received(now);
-        match frame.kind {
+        match kind {
             FrameType::IpPacket | FrameType::IpBundle => self.unanswered.received(now),
             _ => self.unanswered.heard(),
         }
-        match frame.kind {
+        match kind {
             FrameType::IpPacket => sink(Record { packet: plaintext, offload: Offload::NONE }),
             FrameType::IpBundle => Records::parse(plaintext, self.features.offload)?.for_each(sink),
             FrameType::Keepalive => {
-                let stamp = stamp(frame.kind, plaintext)?;
+                let stamp = stamp(kind, plaintext)?;
                 self.keepalive_received(now, stamp);
             }
             FrameType::KeepaliveAck => {
-                let stamp = stamp(frame.kind, plaintext)?;
+                let stamp = stamp(kind, plaintext)?;
                 match self.keepalives.acknowledged(now, u64::from_be_bytes(stamp)) {
                     Some(rtt) => self.events.round_trip = Some(rtt),
                     None => self.acks_unasked += 1,
@@ -343,6 +357,8 @@ impl Session {
                 self.events.disconnected = Some(disconnect);
                 self.end();
             }
+            FrameType::RekeyInit => self.rekey_asked(now, plaintext)?,
+            FrameType::RekeyResp => self.rekey_answered(now, plaintext)?,
             // Not in the state's set, so split_frame() has refused it.
             kind => return Err(FrameError::NotAllowed(kind).into()),
         }
@@ -355,29 +371,6 @@ impl Session {
         // Nothing goes out behind a Disconnect.
         if self.phase == Phase::Up {
             self.control.acknowledge(now, stamp);
-        }
-    }
-
-    fn check_key_use(&mut self) {
-        let frames = self.sealer.frames().max(self.opener.frames());
-        let bytes = self.sealer.bytes().max(self.opener.bytes());
-        let wear = self.key_life.as_mut().and_then(|life| life.used(frames, bytes));
-        self.keys_worn(wear);
-    }
-
-    fn check_key_age(&mut self, now: Instant) {
-        let wear = self.key_life.as_mut().and_then(|life| life.aged(now));
-        self.keys_worn(wear);
-    }
-
-    const fn keys_worn(&mut self, wear: Option<Wear>) {
-        match wear {
-            Some(Wear::Aging) => self.events.keys_aging = true,
-            Some(Wear::Spent) => {
-                self.key_life = None;
-                self.events.keys_spent = true;
-            }
-            None => {}
         }
     }
 

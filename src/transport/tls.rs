@@ -138,3 +138,42 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, PemFault> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::{ClientConnection, Connection, NamedGroup, ServerConnection};
+
+    use super::*;
+
+    /// Moves what `from` has to say to `to`.
+    fn pass(from: &mut Connection, to: &mut Connection) {
+        let mut bytes = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut bytes).unwrap();
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            to.read_tls(&mut rest).unwrap();
+            to.process_new_packets().unwrap();
+        }
+    }
+
+    #[test]
+    fn our_two_ends_agree_on_a_key_exchange_that_a_quantum_computer_does_not_undo() {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["vpn.test".to_owned()]).unwrap();
+        let server = ServerTls::from_pem(cert.pem().as_bytes(), signing_key.serialize_pem().as_bytes());
+        let client = ClientTls::with_ca_pem(cert.pem().as_bytes()).unwrap();
+        let name = "vpn.test".try_into().unwrap();
+        let mut client: Connection = ClientConnection::new(client.0, name).unwrap().into();
+        let mut server: Connection = ServerConnection::new(server.unwrap().0).unwrap().into();
+        for _ in 0..2 {
+            pass(&mut client, &mut server);
+            pass(&mut server, &mut client);
+        }
+        for end in [client, server] {
+            assert!(!end.is_handshaking());
+            assert_eq!(end.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+        }
+    }
+}

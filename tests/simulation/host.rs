@@ -225,7 +225,10 @@ impl Host {
         let (now, unix, from) = (out.now, out.unix(), out.wire(wire).source);
         let ticket = request.hello().ticket.clone();
         let is_resume = request.is_resume();
-        let wish = if is_resume { Wish::Resume(ticket.as_ref()) } else { Wish::New };
+        let wish = match is_resume {
+            true => Wish::Resume { ticket: ticket.as_ref(), hybrid: request.is_hybrid() },
+            false => Wish::New,
+        };
         let before = self.snapshot(out);
         let offered = match self.closing {
             true => Err(RejectCode::ShuttingDown),
@@ -277,7 +280,7 @@ impl Host {
     ) {
         let unix = out.unix();
         out.model.offered(out.now, wire, out.wires[&wire].source, ticket, &offer);
-        let given = self.roster.ticket(unix, &offer, &mut out.rng);
+        let given = self.roster.ticket(unix, &offer, false, &mut out.rng);
         let full =
             ticket.and_then(|ticket| out.model.written(ticket)).map_or(unix, |old| old.full_handshake_at);
         if let Some((ticket, secs)) = &given {

@@ -13,7 +13,7 @@ use smartvpn::crypto::noise::{self, Initiated, Pattern};
 use smartvpn::crypto::seal::{Opener, Sealer};
 use smartvpn::crypto::traffic::{Handshake, TrafficKeys};
 use smartvpn::session::{
-    AfterRefusal, ClientFailure, ClientParams, Connected, KeepaliveCap, KeyLimits, Listening, Opened,
+    AfterRefusal, ClientFailure, ClientParams, Connected, Hybrid, KeepaliveCap, KeyLimits, Listening, Opened,
     ReplayCache, Session, SessionError, Unconfirmed, client,
 };
 
@@ -46,6 +46,7 @@ impl Bench {
         ClientParams {
             server_key: self.keypair.public,
             hello: ClientHello::default(),
+            hybrid: Hybrid::Off,
             keepalive_interval: None,
             keepalive_cap: KeepaliveCap::default(),
             key_limits: KeyLimits::default(),

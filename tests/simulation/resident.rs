@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::hello::{Accepted, ClientHello};
 use smartvpn::crypto::keys::PublicKey;
-use smartvpn::session::{Backoff, ClientParams, Comeback, KeyLimits, Setback};
+use smartvpn::session::{Backoff, ClientParams, Comeback, Hybrid, KeyLimits, Setback};
 use smartvpn::telemetry::DropReason;
 
 use crate::attempt::{Aim, Attempt, Established, Progress};
@@ -128,6 +128,7 @@ impl Resident {
         let params = ClientParams {
             server_key: self.server_key,
             hello,
+            hybrid: Hybrid::Off,
             keepalive_interval: None,
             keepalive_cap: cap,
             key_limits: self.limits,

@@ -11,7 +11,9 @@ use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::hello::{ClientHello, Features};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::packet::{Offload, Record};
-use smartvpn::session::{ClientParams, Event, KeepaliveCap, KeyLimits, Listening, ReplayCache, client};
+use smartvpn::session::{
+    ClientParams, Event, Hybrid, KeepaliveCap, KeyLimits, Listening, ReplayCache, client,
+};
 
 use crate::ends::{End, Node, Side, State, Used, in_force, step};
 use crate::hostile::{self, Memory};
@@ -93,6 +95,7 @@ impl World {
         let params = ClientParams {
             server_key: keypair.public,
             hello: ClientHello { features: offered, ..ClientHello::default() },
+            hybrid: Hybrid::Off,
             keepalive_interval: rng.random_bool(0.3).then(|| Duration::from_secs(rng.random_range(5..=120))),
             keepalive_cap: KeepaliveCap::default(),
             key_limits: climate.key_limits,

@@ -33,8 +33,13 @@ pub type ConnectionId = u64;
 pub enum Wish<'t> {
     /// To be let in.
     New,
-    /// To go on with the session of this ticket, if there was one.
-    Resume(Option<&'t Ticket>),
+    /// To go on with a session.
+    Resume {
+        /// That of this ticket, if there was one.
+        ticket: Option<&'t Ticket>,
+        /// The first message holds an ML-KEM key, which the session of a hybrid one needs (PROTOCOL §4).
+        hybrid: bool,
+    },
 }
 
 /// Where an [`Offer`]'s client is known from.

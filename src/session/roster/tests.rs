@@ -42,7 +42,7 @@ impl Bench {
     }
 
     fn ticket(&mut self, offer: &Offer) -> Ticket {
-        self.roster.ticket(self.unix, offer, &mut self.rng).unwrap().0
+        self.roster.ticket(self.unix, offer, false, &mut self.rng).unwrap().0
     }
 
     fn confirm(&mut self, offer: Offer) -> (Option<Confirmed>, u64) {
@@ -57,6 +57,11 @@ impl Bench {
         let (confirmed, connection) = self.confirm(offer);
         (confirmed.unwrap().client_id, ticket, connection, v4)
     }
+}
+
+/// Without ML-KEM.
+fn resume(ticket: Option<&Ticket>) -> Wish<'_> {
+    Wish::Resume { ticket, hybrid: false }
 }
 
 fn rules() -> Rules {
@@ -78,7 +83,7 @@ fn a_session_outlives_its_connection_and_is_taken_up_again() {
     bench.roster.set_limit(&id, Some((5, 70_000)));
     assert!(bench.wait(GRACE - Duration::from_secs(1)).is_empty());
 
-    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    let offer = bench.offer(2, resume(Some(&ticket))).unwrap();
     assert_eq!((offer.origin, offer.limit, offer.addresses.v4), (Origin::Session, Some((5, 70_000)), v4));
     let (confirmed, second) = bench.confirm(offer);
     assert_eq!(confirmed, Some(Confirmed { client_id: id.clone(), resumed: true, replaced: None }));
@@ -95,12 +100,12 @@ fn a_session_that_nobody_takes_up_ends_and_its_address_rests() {
     assert_eq!(bench.roster.poll_timeout(), Some(bench.now + GRACE));
     assert_eq!(bench.wait(GRACE), [id]);
     // Its ticket still gives it the same address, as long as nobody else has it.
-    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    let offer = bench.offer(2, resume(Some(&ticket))).unwrap();
     assert_eq!((offer.origin, offer.limit), (Origin::Ticket, Some((1_000, 65_536))));
     assert_eq!(offer.early, [IpAddr::V4(v4)], "an address that has not rested");
     bench.roster.withdraw(bench.now, offer);
     let offer = bench.offer(2, Wish::New).unwrap();
-    assert_eq!(bench.offer(3, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::TicketInvalid);
+    assert_eq!(bench.offer(3, resume(Some(&ticket))).unwrap_err(), RejectCode::TicketInvalid);
     bench.roster.withdraw(bench.now, offer);
 }
 
@@ -109,9 +114,9 @@ fn nobody_is_evicted_before_the_new_connection_has_confirmed() {
     let mut bench = Bench::new("10.8.0.0/24");
     let (id, ticket, first, _) = bench.join();
     // A recorded SessionResume, sent again: its connection can never confirm.
-    let replay = bench.offer(9, Wish::Resume(Some(&ticket))).unwrap();
+    let replay = bench.offer(9, resume(Some(&ticket))).unwrap();
     assert!(bench.roster.is_current(&id, first));
-    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    let offer = bench.offer(2, resume(Some(&ticket))).unwrap();
     let (confirmed, second) = bench.confirm(offer);
     assert_eq!(confirmed.unwrap().replaced, Some(first));
     bench.roster.withdraw(bench.now, replay);
@@ -125,12 +130,12 @@ fn nobody_is_evicted_before_the_new_connection_has_confirmed() {
 fn a_session_that_ends_meanwhile_is_not_confirmed() {
     let mut bench = Bench::new("10.8.0.0/24");
     let (id, ticket, first, _) = bench.join();
-    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    let offer = bench.offer(2, resume(Some(&ticket))).unwrap();
     bench.roster.lost(bench.now, &id, first);
     bench.wait(GRACE);
     assert_eq!(bench.confirm(offer).0, None);
     // The same for two that were known from the ticket alone.
-    let offers = [2, 3].map(|source| bench.offer(source, Wish::Resume(Some(&ticket))).unwrap());
+    let offers = [2, 3].map(|source| bench.offer(source, resume(Some(&ticket))).unwrap());
     let [one, two] = offers;
     assert!(!bench.confirm(one).0.unwrap().resumed);
     bench.roster.end(bench.now, &id);
@@ -143,7 +148,7 @@ fn connections_of_one_client_share_its_address_and_the_last_one_wins() {
     let mut bench = Bench::new("10.8.0.0/24");
     let (id, ticket, _, v4) = bench.join();
     bench.roster.end(bench.now, &id);
-    let [one, two, three] = [2, 3, 4].map(|source| bench.offer(source, Wish::Resume(Some(&ticket))).unwrap());
+    let [one, two, three] = [2, 3, 4].map(|source| bench.offer(source, resume(Some(&ticket))).unwrap());
     assert_eq!([&one, &two, &three].map(|offer| offer.addresses.v4), [v4; 3]);
     bench.roster.withdraw(bench.now, one);
     let (confirmed, connection) = bench.confirm(two);
@@ -157,7 +162,7 @@ fn connections_of_one_client_share_its_address_and_the_last_one_wins() {
 fn a_connection_that_a_client_made_earlier_takes_nothing_from_a_later_one() {
     let mut bench = Bench::new("10.8.0.0/24");
     let (id, ticket, _, v4) = bench.join();
-    let mut offer = || bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    let mut offer = || bench.offer(2, Wish::Resume { ticket: Some(&ticket), hybrid: false }).unwrap();
     let [one, two, three] = [(); 3].map(|()| offer());
     let (_, second) = bench.confirm(two);
     // Its confirmation was held up on the way that the client has left since.
@@ -166,7 +171,8 @@ fn a_connection_that_a_client_made_earlier_takes_nothing_from_a_later_one() {
     assert_eq!(bench.confirm(three).0.unwrap().replaced, Some(second));
 
     // Nor once that one is lost: the client will come by a new one.
-    let [one, two] = [(); 2].map(|()| bench.offer(2, Wish::Resume(Some(&ticket))).unwrap());
+    let [one, two] =
+        [(); 2].map(|()| bench.offer(2, Wish::Resume { ticket: Some(&ticket), hybrid: false }).unwrap());
     let (_, second) = bench.confirm(two);
     assert_eq!(bench.roster.lost(bench.now, &id, second), Lost::Away);
     assert_eq!(bench.confirm(one).0, None);
@@ -179,26 +185,26 @@ fn tickets_end_with_their_lifetime_and_with_the_full_handshakes_age() {
     let mut bench = Bench::new("10.8.0.0/24");
     let (_, ticket, ..) = bench.join();
     bench.unix = UNIX + 3_599;
-    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    let offer = bench.offer(2, resume(Some(&ticket))).unwrap();
     bench.roster.withdraw(bench.now, offer);
     bench.unix = UNIX + 3_600;
-    assert_eq!(bench.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::TicketExpired);
+    assert_eq!(bench.offer(2, resume(Some(&ticket))).unwrap_err(), RejectCode::TicketExpired);
 
     // One resume after the other does not lead beyond the age.
     let mut bench = Bench::new("10.8.0.0/24");
     let (_, mut ticket, ..) = bench.join();
     while bench.unix < UNIX + 86_400 - 1_800 {
         bench.unix += 1_800;
-        let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+        let offer = bench.offer(2, resume(Some(&ticket))).unwrap();
         ticket = bench.ticket(&offer);
         bench.confirm(offer);
     }
     bench.unix = UNIX + 86_399;
-    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
-    assert_eq!(bench.roster.ticket(bench.unix, &offer, &mut bench.rng).unwrap().1, 1);
+    let offer = bench.offer(2, resume(Some(&ticket))).unwrap();
+    assert_eq!(bench.roster.ticket(bench.unix, &offer, false, &mut bench.rng).unwrap().1, 1);
     bench.roster.withdraw(bench.now, offer);
     bench.unix += 1;
-    assert_eq!(bench.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::TicketExpired);
+    assert_eq!(bench.offer(2, resume(Some(&ticket))).unwrap_err(), RejectCode::TicketExpired);
 }
 
 #[test]
@@ -207,12 +213,12 @@ fn a_revoked_clients_tickets_are_void() {
     let (id, ticket, ..) = bench.join();
     bench.roster.revoke(bench.unix, &id);
     bench.roster.end(bench.now, &id);
-    assert_eq!(bench.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
+    assert_eq!(bench.offer(2, resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
     // Also at the next start.
     let saved = bench.roster.save(bench.now);
     let mut next = Bench::new("10.8.0.0/24");
     next.roster.restore(next.now, saved);
-    assert_eq!(next.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
+    assert_eq!(next.offer(2, resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
 }
 
 #[test]
@@ -224,7 +230,10 @@ fn a_revoked_clients_tickets_are_void_also_where_the_wall_clock_was_put_back() {
     bench.roster.end(bench.now, &id);
     // The ticket is valid for longer than any that were written now.
     bench.unix += TICKET_LIFETIME.as_secs() + 300;
-    assert_eq!(bench.offer(2, Wish::Resume(Some(&ticket))).unwrap_err(), RejectCode::Unauthorized);
+    assert_eq!(
+        bench.offer(2, Wish::Resume { ticket: Some(&ticket), hybrid: false }).unwrap_err(),
+        RejectCode::Unauthorized
+    );
 }
 
 #[test]
@@ -257,12 +266,28 @@ fn what_is_no_ticket_of_ours_is_invalid() {
         void.push(bench.roster.key.seal(&claims(change), &mut bench.rng));
     }
     for ticket in void {
-        assert_eq!(bench.offer(1, Wish::Resume(ticket.as_ref())).unwrap_err(), RejectCode::TicketInvalid);
+        assert_eq!(bench.offer(1, resume(ticket.as_ref())).unwrap_err(), RejectCode::TicketInvalid);
     }
     let good = bench.roster.key.seal(&claims(|_| {}), &mut bench.rng);
-    let offer = bench.offer(1, Wish::Resume(good.as_ref())).unwrap();
+    let offer = bench.offer(1, resume(good.as_ref())).unwrap();
     assert_eq!((offer.client_id.as_str(), offer.origin), ("c1", Origin::Ticket));
     bench.roster.withdraw(bench.now, offer);
+}
+
+#[test]
+fn the_session_of_a_hybrid_ticket_needs_another_key() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let offer = bench.offer(1, Wish::New).unwrap();
+    let (hybrid, _) = bench.roster.ticket(UNIX, &offer, true, &mut bench.rng).unwrap();
+    let plain = bench.ticket(&offer);
+    bench.confirm(offer).0.unwrap();
+    for (ticket, has_key, taken) in
+        [(&hybrid, false, false), (&hybrid, true, true), (&plain, false, true), (&plain, true, true)]
+    {
+        let wish = Wish::Resume { ticket: Some(ticket), hybrid: has_key };
+        let outcome = bench.offer(2, wish).map(|offer| bench.roster.withdraw(bench.now, offer));
+        assert_eq!(outcome, if taken { Ok(()) } else { Err(RejectCode::TicketInvalid) });
+    }
 }
 
 #[test]
@@ -287,7 +312,7 @@ fn what_is_only_promised_is_bounded_by_source_and_in_all() {
     while let Ok(offer) = bench.offer(200, Wish::New) {
         offers.push(offer);
     }
-    bench.offer(1, Wish::Resume(Some(&ticket))).map(drop).unwrap();
+    bench.offer(1, resume(Some(&ticket))).map(drop).unwrap();
     for offer in offers {
         bench.roster.withdraw(bench.now, offer);
     }
@@ -300,7 +325,7 @@ fn clients_are_no_more_than_allowed_those_that_are_away_included() {
     let (id, ticket, first, _) = bench.join();
     bench.roster.lost(bench.now, &id, first);
     assert_eq!(bench.offer(2, Wish::New).unwrap_err(), RejectCode::ServerFull);
-    let offer = bench.offer(2, Wish::Resume(Some(&ticket))).unwrap();
+    let offer = bench.offer(2, resume(Some(&ticket))).unwrap();
     bench.confirm(offer).0.unwrap();
 }
 
@@ -338,7 +363,7 @@ fn a_new_process_keeps_every_address_for_its_client() {
     let fresh: Vec<_> = (0..3).map(|_| next.join().3).collect();
     assert_eq!(fresh.last(), Some(&clients[2].3));
     assert!(clients[..2].iter().all(|(.., v4)| !fresh.contains(v4)));
-    let offer = next.offer(1, Wish::Resume(Some(&clients[0].1))).unwrap();
+    let offer = next.offer(1, resume(Some(&clients[0].1))).unwrap();
     assert_eq!(offer.origin, Origin::Session);
     next.roster.withdraw(next.now, offer);
     assert_eq!(next.wait(GRACE).len(), 2);

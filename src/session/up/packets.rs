@@ -46,12 +46,12 @@ impl Session {
         if self.phase != Phase::Up {
             return Err(SessionError::Ended);
         }
-        self.control.seal_confirmation(&mut self.sealer, out)?;
+        self.control.seal_confirmation(&mut self.seals.sealer, out)?;
         let mut packets = packets.into_iter().peekable();
         while let Some((packet, offload)) = packets.next() {
             let is_alone = packets.peek().is_none();
             if offload.is_none() && (is_alone || !self.features.bundle) {
-                self.sealer.seal(FrameType::IpPacket, packet, out)?;
+                self.seals.sealer.seal(FrameType::IpPacket, packet, out)?;
             } else if offload.is_none() || self.features.offload {
                 self.seal_bundle((packet, offload), &mut packets, out)?;
             } else {
@@ -75,7 +75,7 @@ impl Session {
         if !(1..=MAX_PACKET).contains(&length) {
             return Err(SealError::Length { kind: FrameType::IpBundle, length }.into());
         }
-        self.sealer.seal_with(FrameType::IpBundle, out, |out| {
+        self.seals.sealer.seal_with(FrameType::IpBundle, out, |out| {
             let mut room = MAX_BUNDLE.saturating_sub(RECORD_OVERHEAD + length);
             put_record(first.0, first.1, out);
             let mut fits = |(packet, offload): &(&[u8], Offload)| {
