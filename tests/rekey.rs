@@ -50,6 +50,7 @@ fn sessions(
     let server = Arc::new(Keypair::generate(rng));
     let params = ClientParams {
         server_key: server.public,
+        identity: None,
         hello: ClientHello { features, ..ClientHello::default() },
         hybrid,
         keepalive_interval: None,

@@ -203,6 +203,7 @@ async fn exchange(
     let Approach { config, keepalive_cap, deadline, key_limits, .. } = approach;
     let params = ClientParams {
         server_key: config.server_public_key,
+        identity: None,
         hello,
         hybrid,
         keepalive_interval: config.keepalive_interval,

@@ -45,6 +45,7 @@ impl Bench {
     pub(crate) fn params(&self) -> ClientParams {
         ClientParams {
             server_key: self.keypair.public,
+            identity: None,
             hello: ClientHello::default(),
             hybrid: Hybrid::Off,
             keepalive_interval: None,
@@ -89,7 +90,8 @@ impl Bench {
     pub(crate) fn raw_hello(&mut self, hello: &[u8]) -> (Initiated, Vec<u8>) {
         let kind = FrameType::HandshakeInit;
         let key = self.keypair.public;
-        let (initiated, message) = noise::initiate(Pattern::Nk, kind, &key, hello, &mut self.rng).unwrap();
+        let (initiated, message) =
+            noise::initiate(Pattern::Nk, kind, None, &key, hello, &mut self.rng).unwrap();
         (initiated, frame(kind, &message))
     }
 

@@ -127,6 +127,7 @@ impl Resident {
         let cap = self.comeback.keepalive_cap(now);
         let params = ClientParams {
             server_key: self.server_key,
+            identity: None,
             hello,
             hybrid: Hybrid::Off,
             keepalive_interval: None,

@@ -94,6 +94,7 @@ impl World {
         let offered = Features { bundle, offload, rekey };
         let params = ClientParams {
             server_key: keypair.public,
+            identity: None,
             hello: ClientHello { features: offered, ..ClientHello::default() },
             hybrid: Hybrid::Off,
             keepalive_interval: rng.random_bool(0.3).then(|| Duration::from_secs(rng.random_range(5..=120))),
