@@ -19,7 +19,8 @@ use crate::config::ServerConfig;
 use crate::engine::{Lane, Task, pump};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::{HostChanges, Netlink};
-use crate::report::{ConnectionState, LogLevel, Status, timestamp};
+use crate::report::{ConnectionState, Events, LogLevel, Status, timestamp};
+use crate::session::registry::Auth;
 use crate::transport::Listener;
 use crate::tunnel::{Tun, TunConfig, TunError};
 
@@ -63,9 +64,18 @@ impl Serving {
             assigned_ip6: config.subnet6.map(|subnet| subnet.server()),
             server_addr: Some(listener.local_addr().to_string()),
             connected_since: Some(timestamp()),
+            auth: Some(config.auth.as_str()),
             ..Status::new(ConnectionState::Connected)
         };
-        let hub = Arc::new(Hub::new(config, tls, shared.events.clone()));
+        say_who_comes_in(&config, &shared.events);
+        let hub = Hub::new(config, tls, shared.events.clone(), shared.authenticator.clone());
+        let hub = match hub {
+            Ok(hub) => Arc::new(hub),
+            Err(error) => {
+                changes.undo().await;
+                return Err(error);
+            }
+        };
         shared.publish(status, Some(Arc::clone(&hub)));
         let (stop, stopped) = watch::channel(None);
         let mut serving = Task::spawn(
@@ -146,6 +156,15 @@ async fn any_ended(pumps: &mut [Task<io::Error>]) -> String {
     ended.map_or_else(|panic| panic, |error| error.to_string())
 }
 
+/// An open door is said aloud.
+fn say_who_comes_in(config: &ServerConfig, events: &Events) {
+    if config.auth == Auth::Open {
+        let message = "auth is open: whoever knows the server's public key may come in; register clients \
+                       (clients, or npx smartvpn invite) to decide who does";
+        events.log(LogLevel::Warn, "auth", message);
+    }
+}
+
 /// Addresses and, where asked for, NAT.
 async fn set_up(
     config: &ServerConfig,
@@ -197,6 +216,8 @@ async fn run(
         () = accept(&hub, &data, &listener, &mut connections) => None,
         () = hub.watch_graces(tun) => None,
         () = hub.keep_leases() => None,
+        () = hub.keep_clients() => None,
+        () = hub.watch_expiries() => None,
     };
     drop(listener);
     let has_clients = hub.active_clients() > 0;
