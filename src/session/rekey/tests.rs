@@ -673,6 +673,68 @@ fn more_rekeys_than_anyone_needs_are_refused() {
     }
 }
 
+/// Numbered packets of one direction.
+#[derive(Default)]
+struct Stream {
+    sent: u32,
+    came: u32,
+}
+
+impl Stream {
+    fn next(&mut self) -> [u8; 4] {
+        self.sent += 1;
+        (self.sent - 1).to_be_bytes()
+    }
+
+    fn take(&mut self, packet: &[u8]) {
+        assert_eq!(packet, self.came.to_be_bytes(), "lost, repeated or out of order");
+        self.came += 1;
+    }
+}
+
+#[test]
+fn ten_rekeys_in_ten_seconds_lose_nothing_of_a_stream() {
+    let mut bench = Bench::new();
+    let begun = bench.now;
+    let (mut server, mut raw) = bench.server(FEATURES, false);
+    let (mut up, mut down) = (Stream::default(), Stream::default());
+    let feed = |bench: &Bench, server: &mut Session, mut message: Vec<u8>, up: &mut Stream| {
+        server.handle_message(bench.now, &mut message, |record| up.take(record.packet)).unwrap();
+    };
+    // All that waits at the server and a packet behind it; what is a packet of it comes to the stream.
+    let fetch = |bench: &Bench, server: &mut Session, raw: &mut Raw, down: &mut Stream| {
+        let mut message = Vec::new();
+        server.poll_transmit(&mut message).unwrap();
+        server.seal_packet(bench.now, &down.next(), &mut message).unwrap();
+        let packets = raw.open(&mut message).into_iter().filter(|(kind, _)| *kind == FrameType::IpPacket);
+        packets.for_each(|(_, packet)| down.take(&packet));
+    };
+    for _ in 0..MAX_REKEYS {
+        for _ in 0..90 {
+            bench.now += Duration::from_millis(10);
+            feed(&bench, &mut server, raw.seal(FrameType::IpPacket, &up.next()), &mut up);
+            fetch(&bench, &mut server, &mut raw, &mut down);
+        }
+        let (initiated, init) = bench.rekey_init(&mut raw, BARE);
+        let behind = raw.seal(FrameType::IpPacket, &up.next());
+        feed(&bench, &mut server, [init, behind].concat(), &mut up);
+        fetch(&bench, &mut server, &mut raw, &mut down);
+        bench.run(&mut server);
+        let (_, message2) = raw.take(&mut server).pop().unwrap();
+        let (_, handshake) = initiated.finish(&message2).unwrap();
+        // The old key still serves what was sealed before the answer came.
+        feed(&bench, &mut server, raw.seal(FrameType::IpPacket, &up.next()), &mut up);
+        raw = Raw::client(&handshake, None, raw.prefixes + 1);
+        fetch(&bench, &mut server, &mut raw, &mut down);
+        let (switch, first) =
+            (raw.seal(FrameType::Keepalive, &[0; 8]), raw.seal(FrameType::IpPacket, &up.next()));
+        feed(&bench, &mut server, [switch, first].concat(), &mut up);
+        assert_eq!(events(&mut server), [Event::KeysRenewed]);
+    }
+    assert!(bench.now <= begun + WINDOW);
+    assert_eq!((up.came, down.came), (up.sent, down.sent));
+}
+
 #[test]
 fn a_client_never_asks_for_that_many() {
     let mut bench = Bench::new();
