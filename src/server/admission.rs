@@ -20,7 +20,7 @@ use crate::session::roster::{Guest, Wish};
 /// What becomes of a first message.
 pub(super) enum Judgement {
     /// The client can have this.
-    Granted(Reservation),
+    Granted(Box<Reservation>),
     /// The program is to say.
     Ask(Question),
     /// It is not let in.
@@ -102,7 +102,7 @@ impl Hub {
             }
         };
         let name = client.and_then(|client| client.name);
-        Ok(Judgement::Granted(Reservation::new(self, offer, standing, name)))
+        Ok(Judgement::Granted(Box::new(Reservation::new(self, offer, standing, name))))
     }
 
     /// What becomes of a first message for which the program has answered.
@@ -130,7 +130,7 @@ impl Hub {
             limit: limit.map(|limit| (limit.rate(), limit.burst())),
         };
         match self.reserve(&mut members, source, guest, Standing::Anyone, name.clone()) {
-            Ok(Judgement::Granted(reservation)) => Ok(reservation),
+            Ok(Judgement::Granted(reservation)) => Ok(*reservation),
             Ok(_) => Err(rejection(RejectCode::Unauthorized)),
             Err(refused) => {
                 drop(members);
@@ -170,7 +170,7 @@ impl Hub {
         let offer = members.roster.offer(times, source.ip(), Wish::New(guest), &mut rand::rng());
         self.tell_duplicate(members);
         let offer = offer.map_err(rejection)?;
-        Ok(Judgement::Granted(Reservation::new(self, offer, standing, name)))
+        Ok(Judgement::Granted(Box::new(Reservation::new(self, offer, standing, name))))
     }
 
     fn tell_duplicate(&self, members: &mut Members) {

@@ -210,7 +210,7 @@ impl Handshake<'_> {
         request: &Request,
     ) -> Result<Result<Reservation, Rejection>, Ended> {
         let question = match self.hub.judge(self.source, request) {
-            Judgement::Granted(reservation) => return Ok(Ok(reservation)),
+            Judgement::Granted(reservation) => return Ok(Ok(*reservation)),
             Judgement::Refused(rejection) => return Ok(Err(rejection)),
             Judgement::Ask(question) => question,
         };
