@@ -27,7 +27,7 @@ const STEPS: usize = 200;
 enum State {
     Awaiting(Box<AwaitingResponse>),
     Listening(Listening),
-    Unconfirmed(Unconfirmed),
+    Unconfirmed(Box<Unconfirmed>),
     Up(Box<Session>),
     Over,
 }
@@ -268,7 +268,7 @@ impl World {
                         let (unconfirmed, frame) =
                             request.accept(&accepted(), &mut self.rng).map_err(|error| error.close_code())?;
                         replies.push(frame);
-                        Ok(State::Unconfirmed(unconfirmed))
+                        Ok(State::Unconfirmed(Box::new(unconfirmed)))
                     }
                     Opened::Refused { .. } => panic!("a good hello is refused"),
                 }),
