@@ -84,12 +84,15 @@ impl World {
         let offered = Features { bundle: flags & 1 != 0, offload: flags & 2 != 0, rekey: flags & 4 != 0 };
         let params = ClientParams {
             server_key: KEYPAIR.public,
-            identity: None,
+            identity: (flags & 8 != 0).then(|| Arc::new(Keypair::generate(&mut rng))),
             hello: ClientHello { features: offered, ..ClientHello::default() },
             hybrid: Hybrid::Off,
             keepalive_interval: None,
             keepalive_cap: KeepaliveCap::default(),
-            key_limits: KeyLimits::default(),
+            key_limits: match flags & 16 {
+                0 => KeyLimits::default(),
+                _ => KeyLimits { frames: 20, ..KeyLimits::default() },
+            },
         };
         let Ok((awaiting, frame)) = client::start(params, &mut rng) else { panic!("no first message") };
         let end = |state| End { state, under_way: VecDeque::new(), wire: VecDeque::new(), tampered: false };
