@@ -61,6 +61,7 @@ export const SECTIONS = [
     files: {
       'src/session/key_life.rs': { KEY_FRAMES: 'frames', KEY_BYTES: BYTES, KEY_AGE: TIME },
       'src/crypto/seal.rs': { COUNTER_LIMIT: 'frames' },
+      'src/session/rekey.rs': { TIMEOUT: TIME, MIN_INTERVAL: TIME, MAX_REKEYS: 'rekeys', WINDOW: TIME },
       'src/client/carry.rs': { RENEWAL_REST: TIME, HANDOVER: TIME },
       'src/client/carried.rs': { RETIREMENT: TIME, CLOSE_WAIT: TIME },
       'src/session/roster.rs': { TICKET_LIFETIME: TIME, REVOKED_MAX: 'clients' },
