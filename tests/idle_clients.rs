@@ -214,6 +214,7 @@ impl Client {
         let mut websocket = dial(&place.endpoint, &options).await.unwrap().websocket;
         let params = ClientParams {
             server_key: server_key(),
+            identity: None,
             hello: ClientHello {
                 version: 1,
                 features: FEATURES,

@@ -67,6 +67,7 @@ fn sessions() -> (Session, Session) {
     };
     let params = ClientParams {
         server_key: server.public,
+        identity: None,
         hello,
         hybrid: Hybrid::Offered,
         keepalive_interval: None,

@@ -20,7 +20,7 @@ const TYPE: FrameType = FrameType::HandshakeInit;
 fn as_the_servers_static_key() {
     for point in low_order_points() {
         let key = PublicKey::from_bytes(point);
-        let result = noise::initiate(Pattern::Nk, TYPE, &key, b"hello", &mut rand::rng());
+        let result = noise::initiate(Pattern::Nk, TYPE, None, &key, b"hello", &mut rand::rng());
         assert_eq!(result.map(|_| ()), Err(NoiseError::Refused), "{point:02x?}");
     }
 }
@@ -29,7 +29,7 @@ fn as_the_servers_static_key() {
 fn as_the_clients_ephemeral_key() {
     let server = Keypair::generate(&mut rand::rng());
     for point in low_order_points() {
-        let mut attacker = builder(Lying { point })
+        let mut attacker = builder(Lying { point, whose: Which::Ephemeral })
             .remote_public_key(server.public.as_bytes())
             .unwrap()
             .build_initiator()
@@ -45,12 +45,38 @@ fn as_the_clients_ephemeral_key() {
     }
 }
 
+/// In IK the client's static key is in its first message, and `ss` the only token that it takes part in there.
+#[test]
+fn as_the_clients_static_key() {
+    let server = Keypair::generate(&mut rand::rng());
+    for point in low_order_points() {
+        let mut attacker = builder_of(Pattern::Ik, Lying { point, whose: Which::Static })
+            .local_private_key(&[7; 32])
+            .unwrap()
+            .remote_public_key(server.public.as_bytes())
+            .unwrap()
+            .build_initiator()
+            .unwrap();
+        let message1 = write(&mut attacker);
+
+        let mut careless = builder_of(Pattern::Ik, Honest)
+            .local_private_key(server.private.expose())
+            .unwrap()
+            .build_responder()
+            .unwrap();
+        assert_eq!(read(&mut careless, &message1), b"hello", "the attack works on others");
+        assert_eq!(careless.get_remote_static(), Some(&point[..]));
+        let result = noise::respond(Pattern::Ik, FrameType::HandshakeInitIk, &server, &message1);
+        assert_eq!(result.map(|_| ()), Err(NoiseError::Refused), "{point:02x?}");
+    }
+}
+
 #[test]
 fn as_the_servers_ephemeral_key() {
     let server = Keypair::generate(&mut rand::rng());
     for point in low_order_points() {
         let answer = |message1: &[u8]| {
-            let mut attacker = builder(Lying { point })
+            let mut attacker = builder(Lying { point, whose: Which::Ephemeral })
                 .local_private_key(server.private.expose())
                 .unwrap()
                 .build_responder()
@@ -64,7 +90,7 @@ fn as_the_servers_ephemeral_key() {
         assert_eq!(read(&mut careless, &answer(&message1)), b"hello", "the attack works on others");
 
         let (client, message1) =
-            noise::initiate(Pattern::Nk, TYPE, &server.public, b"hello", &mut rand::rng()).unwrap();
+            noise::initiate(Pattern::Nk, TYPE, None, &server.public, b"hello", &mut rand::rng()).unwrap();
         let message2 = answer(&message1);
         assert_eq!(message2[..32], point);
         assert_eq!(client.finish(&message2).map(|_| ()), Err(NoiseError::Refused), "{point:02x?}");
@@ -111,20 +137,27 @@ fn low_order_points() -> Vec<[u8; 32]> {
 }
 
 fn builder<'a>(resolver: impl CryptoResolver + Send + 'static) -> Builder<'a> {
-    let params = "Noise_NK_25519_ChaChaPoly_BLAKE2s".parse().unwrap();
+    builder_of(Pattern::Nk, resolver)
+}
+
+fn builder_of<'a>(pattern: Pattern, resolver: impl CryptoResolver + Send + 'static) -> Builder<'a> {
+    let (name, prologue) = match pattern {
+        Pattern::Nk => ("Noise_NK_25519_ChaChaPoly_BLAKE2s", b"smartvpn/1\x01\x01"),
+        Pattern::Ik => ("Noise_IK_25519_ChaChaPoly_BLAKE2s", b"smartvpn/1\x03\x03"),
+    };
     let resolver: BoxedCryptoResolver = Box::new(resolver);
-    Builder::with_resolver(params, resolver).prologue(b"smartvpn/1\x01\x01").unwrap()
+    Builder::with_resolver(name.parse().unwrap(), resolver).prologue(prologue).unwrap()
 }
 
 fn write(state: &mut HandshakeState) -> Vec<u8> {
-    let mut message = vec![0; 100];
+    let mut message = vec![0; 128];
     let length = state.write_message(b"hello", &mut message).unwrap();
     message.truncate(length);
     message
 }
 
 fn read(state: &mut HandshakeState, message: &[u8]) -> Vec<u8> {
-    let mut payload = vec![0; 100];
+    let mut payload = vec![0; 128];
     let length = state.read_message(message, &mut payload).unwrap();
     payload.truncate(length);
     payload
@@ -160,9 +193,16 @@ impl Random for Randomness {
     }
 }
 
-/// An attacker whose ephemeral key is `point`, and who computes with static keys as he must.
+/// An attacker one of whose keys is `point`, and who computes with the other as he must.
 struct Lying {
     point: [u8; 32],
+    whose: Which,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Ephemeral,
+    Static,
 }
 
 impl CryptoResolver for Lying {
@@ -172,7 +212,7 @@ impl CryptoResolver for Lying {
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         let honest = DefaultResolver.resolve_dh(choice)?;
-        Some(Box::new(LyingDh { honest, point: self.point, lies: false }))
+        Some(Box::new(LyingDh { honest, point: self.point, whose: self.whose, lies: false }))
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -187,6 +227,7 @@ impl CryptoResolver for Lying {
 struct LyingDh {
     honest: Box<dyn Dh>,
     point: [u8; 32],
+    whose: Which,
     lies: bool,
 }
 
@@ -203,14 +244,16 @@ impl Dh for LyingDh {
         self.honest.priv_len()
     }
 
+    /// Static keys are set.
     fn set(&mut self, private: &[u8]) {
         self.honest.set(private);
+        self.lies = self.whose == Which::Static;
     }
 
-    /// Ephemeral keys only are generated.
-    fn generate(&mut self, _: &mut dyn Random) -> Result<(), snow::Error> {
-        self.lies = true;
-        Ok(())
+    /// Ephemeral ones are generated.
+    fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
+        self.lies = self.whose == Which::Ephemeral;
+        self.honest.generate(rng)
     }
 
     fn pubkey(&self) -> &[u8] {

@@ -1,5 +1,5 @@
-//! New keys in good time: a session renews them by itself, on its connection, and nothing that passes the tunnel stands
-//! still or is lost for it.
+//! New keys in good time: a session renews them by itself, on its connection, or where the peer cannot do that by
+//! another one; and nothing that passes the tunnel stands still or is lost for it.
 
 #![cfg(target_os = "linux")]
 #![expect(
@@ -20,10 +20,11 @@ use std::time::Duration;
 use namespace::{Helper, attempt, block_on, has, isolated, role, run};
 use serde_json::json;
 use smartvpn::client::Client;
+use smartvpn::codec::hello::Features;
 use smartvpn::config::{ClientConfig, ServerConfig};
 use smartvpn::report::{ConnectionState, Event, EventSink, Events};
 use smartvpn::server::Server;
-use smartvpn::session::KeyLimits;
+use smartvpn::session::{FEATURES, KeyLimits};
 
 /// RFC 7748 §6.1.
 const PRIVATE_KEY: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
@@ -56,15 +57,34 @@ impl EventSink for Log {
 
 #[test]
 fn keys_are_renewed_without_a_break() {
-    const TEST: &str = "keys_are_renewed_without_a_break";
+    renewed("keys_are_renewed_without_a_break", FEATURES, |rekeys, connections| {
+        assert!(rekeys >= RENEWALS, "{rekeys} renewals");
+        assert_eq!(connections, 0, "there is one connection");
+    });
+}
+
+/// As it is with a peer of the protocol that does not have the feature.
+#[test]
+fn without_rekey_another_connection_takes_over_without_a_break() {
+    let features = Features { rekey: false, ..FEATURES };
+    let test = "without_rekey_another_connection_takes_over_without_a_break";
+    renewed(test, features, |rekeys, connections| {
+        assert!(connections >= RENEWALS, "{connections} renewals");
+        assert_eq!(rekeys, 0);
+    });
+}
+
+/// Pings through a tunnel whose keys are worn every second. `judge` gets how often they were renewed on the connection,
+/// and how often by another one.
+fn renewed(test: &str, features: Features, judge: fn(usize, usize)) {
     if role().is_some() {
         return serve();
     }
-    isolated(TEST, || {
+    isolated(test, || {
         if !has("ping") {
             return;
         }
-        let mut server = Helper::elsewhere(TEST, "server");
+        let mut server = Helper::elsewhere(test, "server");
         let mut lines = BufReader::new(server.stdout()).lines().map_while(Result::ok);
         // Its namespace is there when it is.
         assert!(lines.any(|line| line.contains("ready")), "the server has ended");
@@ -79,7 +99,7 @@ fn keys_are_renewed_without_a_break() {
             });
             let config = ClientConfig::parse(&config, Path::new("/")).unwrap();
             let sink: Arc<dyn EventSink> = Arc::clone(&log) as _;
-            let client = Client::with_key_limits(Events::new(sink), LIMITS);
+            let client = Client::with_key_limits(Events::new(sink), LIMITS, features);
             let assigned = client.connect(config, false).await.unwrap();
             let pinged = tokio::task::spawn_blocking(|| {
                 attempt("ping", &format!("-n -q -i 0.005 -W 1 -c {PINGS} 10.8.0.1"))
@@ -95,12 +115,12 @@ fn keys_are_renewed_without_a_break() {
             client.shutdown().await;
         });
         drop(server);
-        assert_eq!(lines.filter(|line| line == "resumed").count(), 0, "there is one connection");
+        let connections = lines.filter(|line| line == "resumed").count();
         let log = log.0.lock().unwrap();
         let renewed = |event: &&Event| matches!(event, Event::Log { target: "keys", .. });
-        let renewals = log.iter().filter(renewed).count();
-        println!("measured: {renewals} renewals");
-        assert!(renewals >= RENEWALS, "{renewals} renewals");
+        let rekeys = log.iter().filter(renewed).count();
+        println!("measured: {rekeys} renewals on the connection, {connections} by another one");
+        judge(rekeys, connections);
         let broken = |event: &&Event| matches!(event, Event::Status(status) if status.state == ConnectionState::Reconnecting);
         assert_eq!(log.iter().filter(broken).count(), 0, "the tunnel was up all the while");
     });

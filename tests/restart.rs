@@ -183,6 +183,7 @@ impl Inhabit for Place {
         let mut websocket = dialed.websocket;
         let params = ClientParams {
             server_key: server_key(),
+            identity: None,
             hello: comeback.hello(Instant::now(), ClientHello::default()),
             hybrid: comeback.hybrid(Instant::now()),
             keepalive_interval: None,

@@ -54,6 +54,7 @@ async fn handshake(
 ) -> (Result<client::Connected, ClientFailure>, Vec<u8>) {
     let params = ClientParams {
         server_key: server_key(),
+        identity: None,
         hello: ClientHello { ticket, ..ClientHello::default() },
         hybrid: Hybrid::Off,
         keepalive_interval: None,

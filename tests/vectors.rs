@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
@@ -23,6 +25,7 @@ use smartvpn::crypto::noise::{self, Pattern};
 use smartvpn::crypto::seal::{Opener, Sealer};
 use smartvpn::crypto::traffic::{Handshake, TrafficKey, TrafficKeys};
 use smartvpn::packet::{IpPacket, Offload, segment};
+use smartvpn::session::{Listening, Opened, ReplayCache};
 use smartvpn::telemetry::DropReason;
 
 /// Rows that the tests of the transport run.
@@ -91,8 +94,10 @@ fn handshake(input: &Value, out: &Value) {
         noise::initiate_with(pattern, &prologue, client.as_ref(), &server.public, payload1, &mut client_rng)
             .unwrap();
     assert_eq!(message1, bytes(&out["noiseMessage1"]));
-    if client.is_none() && input.get("sessionH").is_none() {
-        let (_, same) = noise::initiate(pattern, kind, &server.public, payload1, &mut client_rng).unwrap();
+    if kind != FrameType::RekeyInit {
+        let (_, same) =
+            noise::initiate(pattern, kind, client.as_ref(), &server.public, payload1, &mut client_rng)
+                .unwrap();
         assert_eq!(same, message1);
         noise::respond(pattern, kind, &server, &message1).unwrap();
     }
@@ -119,7 +124,21 @@ fn handshake(input: &Value, out: &Value) {
     } else {
         assert_eq!(frame(kind, &payload1), bytes(&out["frame1"]));
         assert_eq!(frame(frame_type(&input["answerType"]), &message2), bytes(&out["frame2"]));
+        session_opens(input, bytes(&out["frame1"]));
     }
+}
+
+/// A server's session layer knows the frame with message 1, and who sent it.
+fn session_opens(input: &Value, mut frame1: Vec<u8>) {
+    let mut replay = ReplayCache::new(Duration::from_secs(10));
+    let listening = Listening::new(Arc::new(pair(&input["serverPrivate"])));
+    let mut rng = Fixed(array(&input["serverEphemeral"]));
+    let opened = listening.handle_message(Instant::now(), &mut rng, &mut replay, &mut frame1).unwrap();
+    let Opened::Request(request) = opened else { panic!("refused") };
+    assert_eq!(request.pattern(), pattern(&input["pattern"]));
+    assert_eq!(request.client_key(), input.get("clientPrivate").map(|key| pair(key).public));
+    assert_eq!(request.is_resume(), frame_type(&input["type"]) == FrameType::SessionResume);
+    assert_eq!(request.is_hybrid(), input.get("ss").is_some());
 }
 
 /// The hellos of a handshake row are hellos, and encoding and parsing them again changes nothing.

@@ -84,6 +84,7 @@ impl World {
         let offered = Features { bundle: flags & 1 != 0, offload: flags & 2 != 0, rekey: flags & 4 != 0 };
         let params = ClientParams {
             server_key: KEYPAIR.public,
+            identity: None,
             hello: ClientHello { features: offered, ..ClientHello::default() },
             hybrid: Hybrid::Off,
             keepalive_interval: None,

@@ -218,6 +218,7 @@ async fn exchange(
     let hello = ClientHello { token, ..hello };
     let params = ClientParams {
         server_key: config.server_public_key,
+        identity: None,
         hello,
         hybrid,
         keepalive_interval: config.keepalive_interval,

@@ -33,11 +33,12 @@ pub use self::enrol::join;
 use self::inbox::Command;
 use self::shared::Shared;
 use self::supervisor::Supervisor;
+use crate::codec::hello::Features;
 use crate::config::ClientConfig;
 use crate::engine::{Lane, Task};
 use crate::error::{ErrorCode, VpnError};
 use crate::report::{Assigned, Events, MtuInfo, QualityReport, Statistics, Status};
-use crate::session::KeyLimits;
+use crate::session::{FEATURES, KeyLimits};
 
 /// Commands that may wait for the supervisor: it takes them within one poll, so more can only pile
 /// up when a program calls in a tight loop, and then the callers wait.
@@ -64,18 +65,19 @@ impl Client {
     /// A client that is not connected. Must be called on a tokio runtime; the tunnel runs on a thread of its
     /// own.
     pub fn new(events: Events) -> Self {
-        Self::with_key_limits(events, KeyLimits::default())
+        Self::with_key_limits(events, KeyLimits::default(), FEATURES)
     }
 
-    /// A client whose keys serve no longer than this, for tests of how they are renewed.
+    /// A client whose keys serve no longer than this, and which offers no other features, for tests of how they are
+    /// renewed.
     #[doc(hidden)]
-    pub fn with_key_limits(events: Events, key_limits: KeyLimits) -> Self {
+    pub fn with_key_limits(events: Events, key_limits: KeyLimits, features: Features) -> Self {
         let shared = Arc::new(Shared::new(events));
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (stop, stopped) = watch::channel(None);
         let (finished, done) = watch::channel(false);
         let lane = Lane::start();
-        let supervisor = Supervisor::new(Arc::clone(&shared), inbox, stopped, key_limits);
+        let supervisor = Supervisor::new(Arc::clone(&shared), inbox, stopped, (key_limits, features));
         let mut supervisor = Task::spawn_on(lane.runtime(), "client", supervisor.run());
         let events = shared.events.clone();
         let task = Task::spawn("client watch", async move {

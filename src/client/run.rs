@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::inbox::{Inbox, Interrupt, Reply, answer};
 use super::shared::Shared;
 use super::tunnel::Tunnel;
-use crate::codec::hello::ClientHello;
+use crate::codec::hello::{ClientHello, Features};
 use crate::config::{ClientConfig, Reconnect};
 use crate::engine::{Alarm, Vigil, clock};
 use crate::error::VpnError;
@@ -51,6 +51,8 @@ pub(super) struct Run {
     proxy: Option<Proxy>,
     pub(super) known: Vec<IpAddr>,
     key_limits: KeyLimits,
+    /// What is offered, unless the server can make nothing of it.
+    features: Features,
 }
 
 /// An attempt beside the connection that is up.
@@ -62,7 +64,7 @@ impl Run {
         config: ClientConfig,
         persistent: bool,
         reply: Reply,
-        key_limits: KeyLimits,
+        (key_limits, features): (KeyLimits, Features),
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -77,6 +79,7 @@ impl Run {
             proxy: None,
             known: Vec::new(),
             key_limits,
+            features,
         }
     }
 
@@ -210,13 +213,15 @@ impl Run {
             name: self.config.name.clone(),
             ..ClientHello::default()
         };
+        let mut hello = self.comeback.hello(now, hello);
+        hello.features = hello.features.intersection(self.features);
         let approach = Approach {
             config: Arc::clone(&self.config),
             tls: self.tls.clone(),
             proxy: self.proxy.clone(),
             known: self.known.clone(),
             keepalive_cap: self.comeback.keepalive_cap(now),
-            hello: self.comeback.hello(now, hello),
+            hello,
             hybrid: self.comeback.hybrid(now),
             aim,
             deadline,

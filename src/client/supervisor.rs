@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use super::inbox::{Command, Inbox, Reply, answer};
 use super::run::{Outcome, Run};
 use super::shared::Shared;
+use crate::codec::hello::Features;
 use crate::config::ClientConfig;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::ConnectionState;
@@ -16,7 +17,8 @@ use crate::session::KeyLimits;
 pub(super) struct Supervisor {
     shared: Arc<Shared>,
     inbox: Inbox,
-    key_limits: KeyLimits,
+    /// How long keys serve, and the features that are offered.
+    keys: (KeyLimits, Features),
 }
 
 impl Supervisor {
@@ -24,9 +26,9 @@ impl Supervisor {
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
         stop: watch::Receiver<Option<Duration>>,
-        key_limits: KeyLimits,
+        keys: (KeyLimits, Features),
     ) -> Self {
-        Self { shared, inbox: Inbox { commands, stop }, key_limits }
+        Self { shared, inbox: Inbox { commands, stop }, keys }
     }
 
     pub(super) async fn run(mut self) {
@@ -44,7 +46,7 @@ impl Supervisor {
     }
 
     async fn serve(&mut self, config: ClientConfig, persistent: bool, reply: Reply) {
-        let mut run = Run::new(&self.shared, config, persistent, reply, self.key_limits);
+        let mut run = Run::new(&self.shared, config, persistent, reply, self.keys);
         let outcome = run.run(&mut self.inbox).await;
         // Nothing of the tunnel is left when its end is told.
         run.vigil = None;

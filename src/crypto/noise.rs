@@ -42,6 +42,20 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// The pattern of a client that has a static key, or none.
+    pub const fn of_client(has_key: bool) -> Self {
+        if has_key { Self::Ik } else { Self::Nk }
+    }
+
+    /// The pattern with this number.
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Nk),
+            3 => Some(Self::Ik),
+            _ => None,
+        }
+    }
+
     const fn protocol_name(self) -> &'static str {
         match self {
             Self::Nk => "Noise_NK_25519_ChaChaPoly_BLAKE2s",
@@ -67,7 +81,8 @@ pub fn rekey_prologue(pattern: Pattern, h: &[u8; 32]) -> [u8; 44] {
     whole
 }
 
-/// Starts a handshake at the client. Returns Noise message 1 with this payload.
+/// Starts a handshake at the client, which for [`Pattern::Ik`] has a key itself. Returns Noise message 1 with this
+/// payload.
 ///
 /// # Errors
 ///
@@ -77,14 +92,15 @@ pub fn rekey_prologue(pattern: Pattern, h: &[u8; 32]) -> [u8; 44] {
 pub fn initiate(
     pattern: Pattern,
     frame_type: FrameType,
+    client: Option<&Keypair>,
     server_key: &PublicKey,
     payload: &[u8],
     rng: &mut dyn CryptoRng,
 ) -> Result<(Initiated, Vec<u8>), NoiseError> {
-    initiate_with(pattern, &prologue(frame_type, pattern), None, server_key, payload, rng)
+    initiate_with(pattern, &prologue(frame_type, pattern), client, server_key, payload, rng)
 }
 
-/// [`initiate`] with any prologue and, for [`Pattern::Ik`], the client's key.
+/// [`initiate`] with any prologue.
 ///
 /// # Errors
 ///
@@ -401,7 +417,7 @@ mod tests {
     }
 
     fn start(server: &Keypair, payload: &[u8]) -> (Initiated, Vec<u8>) {
-        initiate(Pattern::Nk, TYPE, &server.public, payload, &mut rand::rng()).unwrap()
+        initiate(Pattern::Nk, TYPE, None, &server.public, payload, &mut rand::rng()).unwrap()
     }
 
     #[test]
@@ -425,12 +441,11 @@ mod tests {
     fn the_client_key_arrives_with_ik() {
         let (server, client) = (server(), server());
         let rng = &mut rand::rng();
-        let without = initiate(Pattern::Ik, TYPE, &server.public, b"", rng).map(|_| ());
-        assert_eq!(without, Err(NoiseError::MissingKey));
         let ik = FrameType::HandshakeInitIk;
-        let prologue = prologue(ik, Pattern::Ik);
+        let without = initiate(Pattern::Ik, ik, None, &server.public, b"", rng).map(|_| ());
+        assert_eq!(without, Err(NoiseError::MissingKey));
         let (initiated, message1) =
-            initiate_with(Pattern::Ik, &prologue, Some(&client), &server.public, b"one", rng).unwrap();
+            initiate(Pattern::Ik, ik, Some(&client), &server.public, b"one", rng).unwrap();
         let (responding, _) = respond(Pattern::Ik, ik, &server, &message1).unwrap();
         assert_eq!(responding.client_key(), Some(client.public));
         let (message2, at_server) = responding.finish(b"two", rng).unwrap();
@@ -498,8 +513,8 @@ mod tests {
             [(0, true), (8144, true), (8145, false), (8192, false), (8193, false), (1 << 20, false)]
         {
             let payload = vec![0; length];
-            let first =
-                initiate(Pattern::Nk, TYPE, &server.public, &payload, rng).map(|(_, message)| message.len());
+            let first = initiate(Pattern::Nk, TYPE, None, &server.public, &payload, rng)
+                .map(|(_, message)| message.len());
             let expected = if fits { Ok(length + 48) } else { Err(NoiseError::TooLong) };
             assert_eq!(first, expected);
             let (_, message1) = start(&server, b"");

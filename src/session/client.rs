@@ -1,5 +1,6 @@
 //! The client's side of the handshake (PROTOCOL §3).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
@@ -9,7 +10,7 @@ use crate::codec::disconnect::Disconnect;
 use crate::codec::frame::{FrameError, FrameSet, FrameType, MAX_HANDSHAKE, split_frame};
 use crate::codec::hello::{Accepted, ClientHello, Features, HelloError, RejectCode, Rejection, ServerHello};
 use crate::crypto::kem::KemKey;
-use crate::crypto::keys::PublicKey;
+use crate::crypto::keys::{Keypair, PublicKey};
 use crate::crypto::noise::{self, Initiated, NoiseError, Pattern};
 use crate::session::error::SessionError;
 use crate::session::key_life::KeyLimits;
@@ -23,6 +24,9 @@ use crate::session::{handshake_frame, nonce_prefix, states};
 pub struct ClientParams {
     /// The key that the server must prove to have.
     pub server_key: PublicKey,
+    /// The client's own key, by which the server knows it: with one the handshake is IK, which hides it from others,
+    /// else NK.
+    pub identity: Option<Arc<Keypair>>,
     /// What the client tells of itself. With a ticket in it, the session of that ticket is to be taken up again.
     /// Its ML-KEM key is replaced by a fresh one.
     pub hello: ClientHello,
@@ -49,8 +53,8 @@ pub enum Hybrid {
     Required,
 }
 
-/// Starts a handshake, by a SessionResume if the hello holds a ticket. Returns the frame to send, in a message of
-/// its own.
+/// Starts a handshake: by a SessionResume if the hello holds a ticket, else by a HandshakeInit, or a HandshakeInitIk with
+/// a key of the client's own. Returns the frame to send, in a message of its own.
 ///
 /// # Errors
 ///
@@ -60,23 +64,31 @@ pub fn start(
     params: ClientParams,
     rng: &mut dyn CryptoRng,
 ) -> Result<(AwaitingResponse, Vec<u8>), SessionError> {
-    let ClientParams { server_key, hello, hybrid, keepalive_interval, keepalive_cap, key_limits } = params;
+    let ClientParams { server_key, identity, hello, hybrid, keepalive_interval, keepalive_cap, key_limits } =
+        params;
     let kem = match hybrid {
         Hybrid::Off => None,
         Hybrid::Offered | Hybrid::Required => Some(KemKey::generate().map_err(SessionError::Kem)?),
     };
     let hello = ClientHello { mlkem768: kem.as_ref().map(|kem| kem.public_bytes().to_vec()), ..hello };
     let is_resume = hello.ticket.is_some();
-    let kind = if is_resume { FrameType::SessionResume } else { FrameType::HandshakeInit };
-    let (initiated, mut message) = noise::initiate(Pattern::Nk, kind, &server_key, &hello.encode(), rng)?;
+    let pattern = Pattern::of_client(identity.is_some());
+    let kind = match pattern {
+        _ if is_resume => FrameType::SessionResume,
+        Pattern::Nk => FrameType::HandshakeInit,
+        Pattern::Ik => FrameType::HandshakeInitIk,
+    };
+    let (initiated, mut message) =
+        noise::initiate(pattern, kind, identity.as_deref(), &server_key, &hello.encode(), rng)?;
     if is_resume {
-        message.insert(0, Pattern::Nk as u8);
+        message.insert(0, pattern as u8);
     }
     if message.len() > MAX_HANDSHAKE {
         return Err(NoiseError::TooLong.into());
     }
     let awaiting = AwaitingResponse {
         server_key,
+        identity,
         initiated,
         accepted: if is_resume { states::AWAITING_RESUME } else { states::AWAITING_RESPONSE },
         offered: hello.features,
@@ -93,6 +105,7 @@ pub fn start(
 #[derive(Debug)]
 pub struct AwaitingResponse {
     server_key: PublicKey,
+    identity: Option<Arc<Keypair>>,
     initiated: Initiated,
     /// The frames that may come.
     accepted: FrameSet,
@@ -221,7 +234,7 @@ impl AwaitingResponse {
         let session = Session::client(
             now,
             keys,
-            self.server_key,
+            (self.server_key, self.identity),
             hello.features,
             (interval, self.keepalive_cap),
             self.key_limits,

@@ -5,7 +5,7 @@
 //! client                                               server
 //!
 //! start()                                              Listening
-//!    │ ──────────── HandshakeInit: client hello ──────────► │ handle_message()
+//!    │ ──────────── HandshakeInit(Ik): client hello ──────► │ handle_message()
 //! AwaitingResponse                                      Request ──── reject() ───► rejection, close
 //!    │                                                      │ accept()
 //!    │ ◄─────────── HandshakeResp: server hello ─────────── │

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Packets flow all the while. What takes randomness is left to `handle_timeout()`, which has it, and is due at
-//! once. The handshake is bound to the keys that it takes the place of: their handshake hash is in its prologue.
+//! once. The handshake is bound to the keys that it takes the place of: their handshake hash is in its prologue. It has
+//! the session's pattern, and the same static keys.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -152,6 +153,9 @@ impl Rekey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RekeyError {
+    /// The client asks with another pattern or key than the session's.
+    #[error("new keys were asked for with another pattern or client key than the session's")]
+    OtherClient,
     /// The client's hello is not what PROTOCOL §5 says.
     #[error("the hello of a rekey is not usable: {0}")]
     Hello(HelloError),
@@ -176,7 +180,9 @@ impl RekeyError {
     /// How the connection is closed (PROTOCOL §§5, 9).
     pub const fn close_code(self) -> CloseCode {
         match self {
-            Self::Hello(_) | Self::Refused | Self::TooMany | Self::Overdue => CloseCode::PolicyViolation,
+            Self::OtherClient | Self::Hello(_) | Self::Refused | Self::TooMany | Self::Overdue => {
+                CloseCode::PolicyViolation
+            }
             Self::Kem(KemError::Unusable) => CloseCode::PolicyViolation,
             Self::Kem(KemError::Internal) => CloseCode::InternalError,
             Self::Handshake(error) => error.close_code(),

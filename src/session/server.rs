@@ -10,7 +10,7 @@ use crate::codec::disconnect::{Disconnect, DisconnectCode};
 use crate::codec::frame::{FrameError, FrameSet, FrameType, header, split_frame};
 use crate::codec::hello::{Accepted, ClientHello, Features, RejectCode, Rejection, ServerHello, VERSION};
 use crate::crypto::kem::{self, KemError, SharedSecret};
-use crate::crypto::keys::Keypair;
+use crate::crypto::keys::{Keypair, PublicKey};
 use crate::crypto::noise::{self, NoiseError, Pattern, Responding};
 use crate::crypto::seal::OpenError;
 use crate::packet::Record;
@@ -60,6 +60,7 @@ pub struct Request {
     /// The answer to the hello's ML-KEM key, and what it holds.
     kem: Option<(Vec<u8>, SharedSecret)>,
     kind: FrameType,
+    pattern: Pattern,
     keypair: Arc<Keypair>,
 }
 
@@ -68,6 +69,7 @@ pub struct Request {
 pub struct Unconfirmed {
     keys: FreshKeys,
     keypair: Arc<Keypair>,
+    client_key: Option<PublicKey>,
     features: Features,
     keepalive_interval: Duration,
 }
@@ -97,6 +99,7 @@ impl Listening {
         let kind = frame.kind;
         let (pattern, message1) = match kind {
             FrameType::HandshakeInit => (Pattern::Nk, &*frame.payload),
+            FrameType::HandshakeInitIk => (Pattern::Ik, &*frame.payload),
             FrameType::SessionResume => pattern_of(frame.payload)?,
             // Not in the state's set, so split_frame() has refused it.
             kind => return Err(FrameError::NotAllowed(kind).into()),
@@ -113,7 +116,8 @@ impl Listening {
         match read_hello(&payload).and_then(|hello| Ok((encapsulate(&hello)?, hello))) {
             Ok((kem, hello)) => {
                 refuse_rest(rest)?;
-                Ok(Opened::Request(Box::new(Request { responding, hello, kem, kind, keypair })))
+                let request = Request { responding, hello, kem, kind, pattern, keypair };
+                Ok(Opened::Request(Box::new(request)))
             }
             Err(rejection) => {
                 let (frame, then) = reject(responding, kind, keypair, rejection, rng)?;
@@ -135,6 +139,17 @@ impl Request {
     /// What the client tells of itself.
     pub const fn hello(&self) -> &ClientHello {
         &self.hello
+    }
+
+    /// The handshake's pattern.
+    pub const fn pattern(&self) -> Pattern {
+        self.pattern
+    }
+
+    /// The client's key, with [`Pattern::Ik`]. The client has it, unless the message is a recorded one: until the
+    /// confirmation that is not known.
+    pub fn client_key(&self) -> Option<PublicKey> {
+        self.responding.client_key()
     }
 
     /// Whether the client wants a session taken up again: that of the ticket in its hello, if there is one.
@@ -164,7 +179,7 @@ impl Request {
         rng: &mut dyn CryptoRng,
     ) -> Result<(Unconfirmed, Vec<u8>), SessionError> {
         let keepalive_interval = Duration::from_secs(hello.keepalive_interval_secs.into());
-        let features = self.features();
+        let (features, client_key) = (self.features(), self.client_key());
         let (mlkem768, secret) = self.kem.unzip();
         let hello = Accepted { version: VERSION, features, mlkem768, ..hello.clone() };
         let hello = ServerHello::Accepted(Box::new(hello));
@@ -172,6 +187,7 @@ impl Request {
         let unconfirmed = Unconfirmed {
             keys: FreshKeys::of_server(&handshake, secret.as_ref(), nonce_prefix(rng)),
             keypair: self.keypair,
+            client_key,
             features,
             keepalive_interval,
         };
@@ -216,8 +232,9 @@ impl Unconfirmed {
     ) -> Result<Session, SessionError> {
         let (frame, rest) = split_frame(message, states::UNCONFIRMED)?;
         let stamp = stamp(frame.kind, self.keys.opener.open(&frame.header, frame.payload)?)?;
-        let Self { keys, keypair, features, keepalive_interval } = self;
-        let mut session = Session::server(now, keys, keypair, features, keepalive_interval, stamp, rng);
+        let Self { keys, keypair, client_key, features, keepalive_interval } = self;
+        let static_keys = (keypair, client_key);
+        let mut session = Session::server(now, keys, static_keys, features, keepalive_interval, stamp, rng);
         session.handle_rest(now, rest, sink);
         Ok(session)
     }
@@ -271,11 +288,9 @@ fn refuse_rest(rest: &mut [u8]) -> Result<(), SessionError> {
 
 /// The pattern byte of a SessionResume, and Noise message 1 behind it.
 fn pattern_of(payload: &[u8]) -> Result<(Pattern, &[u8]), SessionError> {
-    match payload.split_first() {
-        Some((byte, message1)) if *byte == Pattern::Nk as u8 => Ok((Pattern::Nk, message1)),
-        // A handshake of a pattern that this server does not have fails like one that does not open.
-        _ => Err(NoiseError::Refused.into()),
-    }
+    // A handshake of a pattern that there is not fails like one that does not open.
+    let (byte, message1) = payload.split_first().ok_or(NoiseError::Refused)?;
+    Ok((Pattern::from_byte(*byte).ok_or(NoiseError::Refused)?, message1))
 }
 
 fn reject(

@@ -3,11 +3,12 @@
 use crate::codec::frame::{FrameSet, FrameType};
 use crate::codec::hello::Features;
 
-/// Server, "start". A HandshakeInitIk joins with client keys.
-pub(super) const LISTENING: FrameSet = FrameSet::of(&[FrameType::HandshakeInit, FrameType::SessionResume]);
+/// Server, "start".
+pub(super) const LISTENING: FrameSet = RESUME_REFUSED.with(FrameType::SessionResume);
 
 /// Server, "resume refused".
-pub(super) const RESUME_REFUSED: FrameSet = FrameSet::of(&[FrameType::HandshakeInit]);
+pub(super) const RESUME_REFUSED: FrameSet =
+    FrameSet::of(&[FrameType::HandshakeInit, FrameType::HandshakeInitIk]);
 
 /// Client, "start" and "message 1 sent": the client writes message 1 as soon as it has a
 /// connection, so an answer that comes sooner finds no handshake it could belong to.

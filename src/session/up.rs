@@ -70,17 +70,17 @@ enum Phase {
 }
 
 impl Session {
-    /// The client's end: its confirming Keepalive waits already.
+    /// The client's end, of the server's key and its own: its confirming Keepalive waits already.
     pub(super) fn client(
         now: Instant,
         keys: FreshKeys,
-        server_key: PublicKey,
+        static_keys: (PublicKey, Option<Arc<Keypair>>),
         features: Features,
         (keepalive_interval, keepalive_cap): (Duration, KeepaliveCap),
         limits: KeyLimits,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let rekey = Rekey::Client(ClientRekey::new(server_key, keys.basis, limits));
+        let rekey = Rekey::Client(ClientRekey::new(static_keys, keys.basis, limits));
         let mut session = Self::new(now, keys, rekey, features, keepalive_interval, rng);
         session.keepalives = session.keepalives.with_cap(keepalive_cap);
         session.key_life = Some(KeyLife::new(now, limits));
@@ -88,17 +88,17 @@ impl Session {
         session
     }
 
-    /// The server's end, confirmed by a Keepalive with this timestamp: its answer waits already.
+    /// The server's end, of its key and the client's, confirmed by a Keepalive with this timestamp: its answer waits already.
     pub(super) fn server(
         now: Instant,
         keys: FreshKeys,
-        keypair: Arc<Keypair>,
+        static_keys: (Arc<Keypair>, Option<PublicKey>),
         features: Features,
         keepalive_interval: Duration,
         stamp: Stamp,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let rekey = Rekey::Server(ServerRekey::new(keypair, keys.basis));
+        let rekey = Rekey::Server(ServerRekey::new(static_keys, keys.basis));
         let mut session = Self::new(now, keys, rekey, features, keepalive_interval, rng);
         session.keepalive_received(now, stamp);
         session

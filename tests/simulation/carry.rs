@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use smartvpn::session::{Event, Session, Setback};
+use smartvpn::session::{Event, RekeyError, Session, Setback};
 
 use crate::attempt::{Established, setback_of};
 use crate::ends::Side;
@@ -25,13 +25,15 @@ pub(crate) struct Carried {
     pub(crate) is_confirmed: bool,
     confirmed: bool,
     aging: bool,
+    renewed: bool,
     is_closed: bool,
 }
 
 impl Carried {
     pub(crate) fn new(established: Established) -> Self {
         let Established { wire, session, .. } = established;
-        Self { wire, session, is_confirmed: false, confirmed: false, aging: false, is_closed: false }
+        let (is_confirmed, confirmed, aging, renewed, is_closed) = Default::default();
+        Self { wire, session, is_confirmed, confirmed, aging, renewed, is_closed }
     }
 
     /// The server has answered, and nobody has taken note yet.
@@ -44,6 +46,11 @@ impl Carried {
     /// The keys age, and nobody has taken note yet.
     pub(crate) fn take_aging(&mut self) -> bool {
         std::mem::take(&mut self.aging)
+    }
+
+    /// There are new ones, and nobody has taken note yet.
+    pub(crate) fn take_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
     }
 
     /// Takes what came, and does what is due.
@@ -84,8 +91,9 @@ impl Carried {
                     self.confirmed = true;
                 }
                 Event::KeysAging => self.aging = true,
+                Event::KeysRenewed => self.renewed = true,
                 Event::KeysSpent => return Some(End::Failed(Setback::Nothing)),
-                Event::PeerDead => {
+                Event::PeerDead | Event::RekeyFailed(RekeyError::Overdue) => {
                     assert_eq!(self.session.poll_timeout(), None, "a timer of a session that is over");
                     return Some(End::Failed(Setback::Interrupted));
                 }

@@ -11,7 +11,7 @@ use smartvpn::session::{
     AwaitingResponse, ClientFailure, Listening, Opened, ReplayCache, Session, SessionError, Unconfirmed,
 };
 
-use crate::oracle::{HEADER, Stage};
+use crate::oracle::{HEADER, Rekey, Stage, Up};
 
 /// How an end's session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(crate) enum End {
     Left(DisconnectCode),
     /// The peer is dead.
     PeerDead,
+    /// The other end did not go on with a rekey.
+    RekeyOverdue,
     /// The handshake took too long.
     Deadline,
     /// The connection was closed by the other end or cut.
@@ -72,6 +74,15 @@ pub(crate) struct Node {
     pub(crate) opened: Used,
     pub(crate) key_events: usize,
     pub(crate) aging_events: usize,
+    pub(crate) renewals: usize,
+    /// What there is of a rekey here.
+    pub(crate) rekey: Rekey,
+    /// The next frame is the first under another key.
+    pub(crate) switches: bool,
+    /// Since when the keys in force are, if they are not the first.
+    pub(crate) keys_since: Option<Instant>,
+    /// When this end last asked for others.
+    pub(crate) asked: Option<Instant>,
     pub(crate) delivered: usize,
     /// Of these, those that came with an offload header.
     pub(crate) offloaded: usize,
@@ -105,10 +116,39 @@ impl Node {
             opened: Used { frames: 0, bytes: 0 },
             key_events: 0,
             aging_events: 0,
+            renewals: 0,
+            rekey: Rekey::None,
+            switches: false,
+            keys_since: None,
+            asked: None,
             delivered: 0,
             offloaded: 0,
             bundles: 0,
             left: None,
+        }
+    }
+
+    /// A sealed frame leaves.
+    pub(crate) fn sealed(&mut self, now: Instant, frame: &[u8]) {
+        self.sealed.add(frame);
+        match frame[0] {
+            0x40 => (self.rekey, self.asked) = (Rekey::Asked, Some(now)),
+            // The last one under its key.
+            0x41 => self.switches = true,
+            _ => {}
+        }
+    }
+
+    /// A genuine frame was accepted.
+    pub(crate) fn opened(&mut self, now: Instant, frame: &[u8]) {
+        self.opened.add(frame);
+        // Who has left goes along with nothing.
+        if self.left.is_none() {
+            self.rekey = self.rekey.after(frame);
+        }
+        if frame[0] == 0x41 {
+            (self.sealed, self.opened) = Default::default();
+            (self.keys_since, self.switches) = (Some(now), true);
         }
     }
 
@@ -121,8 +161,7 @@ impl Node {
             State::Awaiting(_) => Stage::Awaiting,
             State::Listening(_) => Stage::Listening,
             State::Unconfirmed(_) => Stage::Unconfirmed,
-            State::Up(session) if session.features().bundle => Stage::UpWithBundles,
-            State::Up(_) => Stage::Up,
+            State::Up(session) => Stage::Up(Up { bundle: session.features().bundle, rekey: self.rekey }),
             State::Over => Stage::Closed,
         }
     }
@@ -168,9 +207,9 @@ pub(crate) fn step(
     }
 }
 
-/// What PROTOCOL §3 puts in force of what a client offers, at a server that has bundles and offloads.
+/// What PROTOCOL §3 puts in force of what a client offers, at a server that has all of it.
 pub(crate) const fn in_force(offered: Features) -> Features {
-    Features { bundle: offered.bundle, offload: offered.bundle && offered.offload, rekey: false }
+    Features { offload: offered.bundle && offered.offload, ..offered }
 }
 
 /// The hello of a server that lets the client in.

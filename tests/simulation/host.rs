@@ -11,7 +11,8 @@ use smartvpn::crypto::keys::Keypair;
 use smartvpn::crypto::ticket::TicketKey;
 use smartvpn::session::roster::{Offer, Restored, Roster, Rules, Saved, TICKET_LIFETIME, Wish};
 use smartvpn::session::{
-    AfterRefusal, Event, Listening, Opened, ReplayCache, Request, Session, SessionError, Unconfirmed,
+    AfterRefusal, Event, Listening, Opened, RekeyError, ReplayCache, Request, Session, SessionError,
+    Unconfirmed,
 };
 
 use crate::ends::{Side, accepted};
@@ -229,6 +230,10 @@ impl Host {
             true => Wish::Resume { ticket: ticket.as_ref(), hybrid: request.is_hybrid() },
             false => Wish::New,
         };
+        if let Some(number) = out.wire(wire).resident {
+            let identity = out.identities.get(&number).map(|identity| identity.public);
+            assert_eq!(request.client_key(), identity, "another client's key");
+        }
         let before = self.snapshot(out);
         let offered = match self.closing {
             true => Err(RejectCode::ShuttingDown),
@@ -382,16 +387,16 @@ impl Host {
                     let known = answered.iter().any(|at| now - *at == rtt);
                     assert!(known, "the answer to another keepalive: {rtt:?} of {answered:?}");
                 }
-                Event::PeerDead | Event::Disconnected(_) => {
+                Event::PeerDead | Event::RekeyFailed(RekeyError::Overdue) | Event::Disconnected(_) => {
                     assert_eq!(session.poll_timeout(), None, "a timer of a session that is over");
                     let id = id.clone();
                     match event {
-                        Event::PeerDead => self.lost(out, wire, &id),
-                        _ => self.ended(out, wire, &id),
+                        Event::Disconnected(_) => self.ended(out, wire, &id),
+                        _ => self.lost(out, wire, &id),
                     }
                     return self.over(out, wire);
                 }
-                Event::TimedOut => {}
+                Event::TimedOut | Event::KeysRenewed => {}
                 other => panic!("{other:?}"),
             }
         }

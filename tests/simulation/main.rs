@@ -157,8 +157,24 @@ fn good_weather() {
             let (bundles, offloaded) = world.bundled_to(side);
             tally.count((side, bundles > 0, offloaded > 0));
         }
+        let [client, server] = Side::BOTH.map(|side| world.renewals_of(side));
+        assert_eq!(client, server, "both ends have the same keys");
+        tally.count(match (world.features().rekey, client) {
+            (false, _) => "without rekey",
+            (true, 0) => "keys that need no renewal",
+            (true, 1) => "keys are renewed once",
+            (true, _) => "keys are renewed again and again",
+        });
     });
-    tally.expect(&["Client, true, true", "Server, true, true", "true, false", "false, false"]);
+    tally.expect(&[
+        "Client, true, true",
+        "Server, true, true",
+        "true, false",
+        "false, false",
+        "without rekey",
+        "keys are renewed once",
+        "keys are renewed again and again",
+    ]);
 }
 
 /// Stalls, cuts and early goodbyes: an end may come at any time, but never by a fault.
@@ -208,7 +224,7 @@ fn a_hostile_middle() {
             stall: Duration::from_millis(800),
             endings: false,
             hostile: true,
-            key_limits: KeyLimits::default(),
+            key_limits: if seed % 2 == 0 { key_limits(seed) } else { KeyLimits::default() },
         };
         let mut world = World::new(seed, climate);
         world.run(60);
@@ -242,7 +258,8 @@ fn a_town() {
     tally.expect(&[
         "a client begins anew",
         "a client gives up",
-        "a client renews its keys",
+        "a client renews its keys by another connection",
+        "a client renews its keys on its connection",
         "a confirmation comes too late",
         "a connection is replaced",
         "a disk is lost",

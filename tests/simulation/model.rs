@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use smartvpn::codec::hello::RejectCode;
 use smartvpn::session::roster::{Offer, Origin};
 
+use crate::wire::Nonces;
+
 /// PROTOCOL §3 and the pool's own promise, once more.
 const PER_SOURCE: usize = 8;
 const PROMISED: usize = 8;
@@ -303,14 +305,19 @@ impl Model {
         self.released.retain(|address, _| !held.contains(address));
     }
 
-    /// A sealed frame: its prefix serves one direction of one connection, where counters go up from 0.
-    pub(crate) fn used(&mut self, known: &mut (Option<[u8; 16]>, u64), (prefix, counter): ([u8; 16], u64)) {
-        assert_eq!(counter, known.1, "a nonce out of order");
-        known.1 += 1;
-        match known.0 {
+    /// A sealed frame: its prefix serves one key of one direction of one connection, where counters go up from 0.
+    pub(crate) fn used(&mut self, known: &mut Nonces, (kind, prefix, counter): (u8, [u8; 16], u64)) {
+        if known.switches {
+            *known = Nonces::default();
+        }
+        assert_eq!(counter, known.used, "a nonce out of order");
+        known.used += 1;
+        match known.prefix {
             Some(known) => assert_eq!(known, prefix, "two prefixes for one key"),
             None => assert!(self.prefixes.insert(prefix), "a prefix serves two keys"),
         }
-        known.0 = Some(prefix);
+        known.prefix = Some(prefix);
+        // RekeyResp is the last one under its key.
+        known.switches = kind == 0x41;
     }
 }

@@ -10,7 +10,7 @@ use crate::hostile::plain_disconnect;
 
 pub(crate) const HEADER: usize = 5;
 
-/// The states of PROTOCOL §2's second table that this build has.
+/// The states of PROTOCOL §2's second table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Listening,
@@ -22,23 +22,47 @@ pub(crate) enum Stage {
     /// The same after a SessionResume.
     AwaitingResume,
     Unconfirmed,
-    Up,
-    /// Up, with the feature `bundle` in force.
-    UpWithBundles,
+    Up(Up),
     /// Disconnect seen or sent, or the connection has ended.
     Closed,
+}
+
+/// What may come besides, once a session is up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Up {
+    /// The feature `bundle` is in force.
+    pub(crate) bundle: bool,
+    pub(crate) rekey: Rekey,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Rekey {
+    /// The feature is not in force, or it is a client that has not asked.
+    #[default]
+    None,
+    /// A client that has asked.
+    Asked,
+    /// A server at rest.
+    Ready,
+    /// A server whose client has asked and not switched.
+    UnderWay,
 }
 
 impl Stage {
     pub(crate) const fn allows(self, kind: u8) -> bool {
         match self {
-            Self::Listening => matches!(kind, 0x01 | 0x30),
-            Self::ResumeRefused => kind == 0x01,
+            Self::Listening => matches!(kind, 0x01 | 0x03 | 0x30),
+            Self::ResumeRefused => matches!(kind, 0x01 | 0x03),
             Self::Awaiting => matches!(kind, 0x02 | 0x3f),
             Self::AwaitingResume => matches!(kind, 0x31 | 0x32 | 0x3f),
             Self::Answering | Self::Unconfirmed => kind == 0x20,
-            Self::Up => matches!(kind, 0x10 | 0x20 | 0x21 | 0x3f),
-            Self::UpWithBundles => matches!(kind, 0x10 | 0x11 | 0x20 | 0x21 | 0x3f),
+            Self::Up(Up { bundle, rekey }) => match kind {
+                0x10 | 0x20 | 0x21 | 0x3f => true,
+                0x11 => bundle,
+                0x40 => matches!(rekey, Rekey::Ready),
+                0x41 => matches!(rekey, Rekey::Asked),
+                _ => false,
+            },
             Self::Closed => true,
         }
     }
@@ -62,14 +86,32 @@ impl Stage {
         matches!(self, Self::Awaiting | Self::AwaitingResume)
     }
 
-    const fn after(self, kind: u8, up: Self) -> Self {
-        match (self, kind) {
-            (Self::Listening | Self::ResumeRefused, _) => Self::Answering,
-            (Self::Up | Self::UpWithBundles, 0x3f) => Self::Closed,
-            (Self::Awaiting | Self::AwaitingResume | Self::Unconfirmed, _) => up,
-            (stage, _) => stage,
+    fn after(self, frame: &[u8], up: Self) -> Self {
+        match self {
+            Self::Listening | Self::ResumeRefused => Self::Answering,
+            Self::Up(_) if frame[0] == 0x3f => Self::Closed,
+            Self::Up(Up { bundle, rekey }) => Self::Up(Up { bundle, rekey: rekey.after(frame) }),
+            Self::Awaiting | Self::AwaitingResume | Self::Unconfirmed => up,
+            stage => stage,
         }
     }
+}
+
+impl Rekey {
+    /// How it goes on behind a genuine frame.
+    pub(crate) fn after(self, frame: &[u8]) -> Self {
+        match (self, frame[0]) {
+            (Self::Ready, 0x40) => Self::UnderWay,
+            (Self::UnderWay, 0x20) if counter(frame) == 0 => Self::Ready,
+            (Self::Asked, 0x41) => Self::None,
+            (rekey, _) => rekey,
+        }
+    }
+}
+
+/// The counter of a sealed frame.
+pub(crate) fn counter(frame: &[u8]) -> u64 {
+    u64::from_be_bytes(frame[HEADER + 16..HEADER + 24].try_into().unwrap())
 }
 
 /// What a receiver must make of a message.
@@ -97,7 +139,7 @@ pub(crate) fn judge(mut stage: Stage, up: Stage, genuine: &VecDeque<Vec<u8>>, me
         if genuine.get(verdict.accepted).is_some_and(|genuine| genuine == frame) && stage != Stage::Answering
         {
             verdict.accepted += 1;
-            stage = stage.after(frame[0], up);
+            stage = stage.after(frame, up);
         } else if stage.takes_plain_disconnect() && frame[0] == 0x3f {
             verdict.plain_disconnect = frame == plain_disconnect();
             verdict.close = (!verdict.plain_disconnect).then_some(1002);

@@ -1,9 +1,11 @@
 //! What is between the town's clients and its server: time, streams, and what must hold of both.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+use smartvpn::crypto::keys::Keypair;
 use smartvpn::session::Session;
 use smartvpn::session::roster::Saved;
 
@@ -12,6 +14,7 @@ use crate::model::Model;
 use crate::oracle::frames;
 use crate::post::{Mailbox, Post};
 use crate::wire::{Arrival, Wire, nonces};
+use crate::world::MOST_WAITING;
 
 /// First messages that somebody has recorded, at most.
 const RECORDED: usize = 8;
@@ -34,6 +37,8 @@ pub(crate) struct Outside {
     /// The server's process; none while it is down.
     pub(crate) server: Option<u32>,
     pub(crate) recorded: Vec<Vec<u8>>,
+    /// The clients' keys, of those that have one.
+    pub(crate) identities: BTreeMap<usize, Arc<Keypair>>,
     /// Nothing goes wrong any more.
     pub(crate) is_calm: bool,
     /// The story is replayed alone.
@@ -87,7 +92,10 @@ impl Outside {
         let wire = self.wires.get_mut(&id).expect("a wire");
         wire.note_sent(clock, from, message);
         for nonce in nonces(message) {
-            self.model.used(&mut wire.pipe(from).nonces, nonce);
+            let known = &mut wire.pipe(from).nonces;
+            let is_switch = from == Side::Client && known.switches;
+            assert!(!is_switch || nonce.0 == 0x20, "the switch is no keepalive");
+            self.model.used(known, nonce);
         }
         wire.send(self.now, from, message, &mut self.rng);
     }
@@ -103,7 +111,7 @@ impl Outside {
         loop {
             let mut message = Vec::new();
             session.poll_transmit(&mut message).unwrap();
-            assert!(frames(&message).len() <= 102, "more waits than is bounded");
+            assert!(frames(&message).len() <= MOST_WAITING, "more waits than is bounded");
             let wire = self.wires.get_mut(&id).expect("a wire");
             let more = match &mut mailbox {
                 Some(mailbox) if wire.is_writable(from) => {

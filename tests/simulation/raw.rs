@@ -13,8 +13,8 @@ use smartvpn::crypto::noise::{self, Initiated, Pattern};
 use smartvpn::crypto::seal::{Opener, Sealer};
 use smartvpn::crypto::traffic::{Handshake, TrafficKeys};
 use smartvpn::session::{
-    AfterRefusal, ClientFailure, ClientParams, Connected, Hybrid, KeepaliveCap, KeyLimits, Listening, Opened,
-    ReplayCache, Session, SessionError, Unconfirmed, client,
+    AfterRefusal, ClientFailure, ClientParams, Connected, FEATURES, Hybrid, KeepaliveCap, KeyLimits,
+    Listening, Opened, ReplayCache, Session, SessionError, Unconfirmed, client,
 };
 
 use crate::ends::{accepted, in_force};
@@ -45,6 +45,7 @@ impl Bench {
     pub(crate) fn params(&self) -> ClientParams {
         ClientParams {
             server_key: self.keypair.public,
+            identity: None,
             hello: ClientHello::default(),
             hybrid: Hybrid::Off,
             keepalive_interval: None,
@@ -89,7 +90,8 @@ impl Bench {
     pub(crate) fn raw_hello(&mut self, hello: &[u8]) -> (Initiated, Vec<u8>) {
         let kind = FrameType::HandshakeInit;
         let key = self.keypair.public;
-        let (initiated, message) = noise::initiate(Pattern::Nk, kind, &key, hello, &mut self.rng).unwrap();
+        let (initiated, message) =
+            noise::initiate(Pattern::Nk, kind, None, &key, hello, &mut self.rng).unwrap();
         (initiated, frame(kind, &message))
     }
 
@@ -123,6 +125,30 @@ impl Bench {
         assert!(session.poll_transmit(&mut ack).unwrap());
         assert_eq!(raw.open(&ack), [(FrameType::KeepaliveAck as u8, vec![0; 8])]);
         (session, raw)
+    }
+
+    /// A client that has asked for new keys, and a server that has answered.
+    pub(crate) fn rekeying(&mut self) -> (Session, Session) {
+        let hello = ClientHello { features: FEATURES, ..ClientHello::default() };
+        let key_limits = KeyLimits { frames: 1, ..KeyLimits::default() };
+        let params = ClientParams { hello, key_limits, ..self.params() };
+        let (awaiting, frame1) = client::start(params, &mut self.rng).unwrap();
+        let (unconfirmed, mut frame2) = self.answer(frame1);
+        let mut client = awaiting.handle_message(self.now, &mut self.rng, &mut frame2).unwrap().session;
+        let mut message = Vec::new();
+        client.poll_transmit(&mut message).unwrap();
+        let mut server = unconfirmed
+            .handle_message(self.now, &mut self.rng, &mut message, |_| panic!("no packet"))
+            .unwrap();
+        client.handle_timeout(self.now, &mut self.rng);
+        let mut init = Vec::new();
+        client.poll_transmit(&mut init).unwrap();
+        server.handle_message(self.now, &mut init, |_| panic!("no packet")).unwrap();
+        server.handle_timeout(self.now, &mut self.rng);
+        let mut resp = Vec::new();
+        server.poll_transmit(&mut resp).unwrap();
+        assert_eq!((init[0], frames(&resp).last().unwrap()[0]), (0x40, 0x41));
+        (client, server)
     }
 
     /// What a client makes of a server made by hand, which answers with this hello and lets `then`

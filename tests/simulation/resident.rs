@@ -64,10 +64,17 @@ pub(crate) struct Resident {
     pub(crate) asleep_until: Option<Instant>,
     pub(crate) networks: u8,
     limits: KeyLimits,
+    /// It renews its keys on its connection, and not by another one.
+    rekeys: bool,
 }
 
 impl Resident {
-    pub(crate) fn new(out: &mut Outside, number: usize, server_key: PublicKey, limits: KeyLimits) -> Self {
+    pub(crate) fn new(
+        out: &mut Outside,
+        number: usize,
+        server_key: PublicKey,
+        (limits, rekeys): (KeyLimits, bool),
+    ) -> Self {
         Self {
             number,
             server_key,
@@ -81,6 +88,7 @@ impl Resident {
             asleep_until: None,
             networks: 0,
             limits,
+            rekeys,
         }
     }
 
@@ -113,7 +121,8 @@ impl Resident {
     pub(crate) fn connect(&mut self, out: &mut Outside) {
         let number = self.number;
         let (lag, asleep_until, networks) = (self.lag, self.asleep_until, self.networks);
-        *self = Self { lag, asleep_until, networks, ..Self::new(out, number, self.server_key, self.limits) };
+        let keys = (self.limits, self.rekeys);
+        *self = Self { lag, asleep_until, networks, ..Self::new(out, number, self.server_key, keys) };
         // There is no way into the queue before the first connection is confirmed; here packets wait before it.
         self.mailbox.hold(self.clock(out));
         self.phase = Phase::Connecting(self.attempt(out, Aim::First));
@@ -121,12 +130,14 @@ impl Resident {
 
     pub(crate) fn attempt(&mut self, out: &mut Outside, aim: Aim) -> Box<Attempt> {
         let now = self.clock(out);
-        let hello = self.comeback.hello(now, ClientHello::default());
+        let mut hello = self.comeback.hello(now, ClientHello::default());
+        hello.features.rekey &= self.rekeys;
         let offers = self.ticket_until.is_some_and(|until| now < until);
         assert_eq!(hello.ticket.is_some(), offers, "a ticket is offered for as long as it is valid");
         let cap = self.comeback.keepalive_cap(now);
         let params = ClientParams {
             server_key: self.server_key,
+            identity: out.identities.get(&self.number).cloned(),
             hello,
             hybrid: Hybrid::Off,
             keepalive_interval: None,
@@ -235,7 +246,12 @@ impl Resident {
             self.outage.up = Some(now);
             self.mailbox.release(now);
         }
+        if carry.carried.take_renewed() {
+            assert!(self.rekeys);
+            out.tally("a client renews its keys on its connection");
+        }
         if carry.carried.take_aging() {
+            assert!(!self.rekeys);
             carry.renew_at = Some(now);
         }
         if !carry.carried.is_confirmed && carry.deadline <= now {
@@ -245,7 +261,7 @@ impl Resident {
         }
         match carry.renewal.as_mut().map(|renewal| renewal.serve(out, now)) {
             Some(Progress::Established(established)) => {
-                out.tally("a client renews its keys");
+                out.tally("a client renews its keys by another connection");
                 self.take(now, &established);
                 carry.deadline = now + CONNECT_TIMEOUT;
                 (carry.renewal, carry.renew_at) = (None, None);

@@ -35,7 +35,7 @@ fn request(bench: &mut Bench, listening: Listening, mut message: Vec<u8>) -> Req
 fn raw_resume(bench: &mut Bench, pattern: u8, hello: &[u8]) -> Vec<u8> {
     let key = bench.keypair.public;
     let (_, message1) =
-        noise::initiate(Pattern::Nk, FrameType::SessionResume, &key, hello, &mut bench.rng).unwrap();
+        noise::initiate(Pattern::Nk, FrameType::SessionResume, None, &key, hello, &mut bench.rng).unwrap();
     frame(FrameType::SessionResume, &[&[pattern], &message1[..]].concat())
 }
 

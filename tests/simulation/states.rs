@@ -3,10 +3,10 @@
 use smartvpn::codec::close::CloseCode;
 use smartvpn::codec::disconnect::{Disconnect, DisconnectCode};
 use smartvpn::codec::frame::FrameType;
-use smartvpn::codec::hello::RejectCode;
-use smartvpn::session::{ClientFailure, FEATURES, client};
+use smartvpn::codec::hello::{ClientHello, Features, RejectCode};
+use smartvpn::session::{ClientFailure, ClientParams, FEATURES, client};
 
-use crate::oracle::Stage;
+use crate::oracle::{Rekey, Stage, Up};
 use crate::raw::Bench;
 
 /// The states, and the ends that can be in them.
@@ -20,13 +20,17 @@ enum Place {
     ServerUp,
     ClientUp,
     ServerUpWithBundles,
+    ServerUpWithRekey,
+    ServerRekeying,
+    ClientUpWithRekey,
+    ClientRekeying,
     DisconnectSeen,
     DisconnectSent,
     ReplacedSent,
 }
 
 impl Place {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 15] = [
         Self::ServerStart,
         Self::ServerResumeRefused,
         Self::ClientAwaiting,
@@ -35,12 +39,16 @@ impl Place {
         Self::ServerUp,
         Self::ClientUp,
         Self::ServerUpWithBundles,
+        Self::ServerUpWithRekey,
+        Self::ServerRekeying,
+        Self::ClientUpWithRekey,
+        Self::ClientRekeying,
         Self::DisconnectSeen,
         Self::DisconnectSent,
         Self::ReplacedSent,
     ];
 
-    const fn stage(self) -> Stage {
+    fn stage(self) -> Stage {
         match self {
             Self::ServerStart => Stage::Listening,
             Self::ServerResumeRefused => Stage::ResumeRefused,
@@ -48,8 +56,12 @@ impl Place {
             Self::ClientAwaitingResume => Stage::AwaitingResume,
             Self::ServerUnconfirmed => Stage::Unconfirmed,
             // Whoever is replaced may still deliver packets, so its frames are read as before.
-            Self::ServerUp | Self::ClientUp | Self::ReplacedSent => Stage::Up,
-            Self::ServerUpWithBundles => Stage::UpWithBundles,
+            Self::ServerUp | Self::ClientUp | Self::ReplacedSent => Stage::Up(Up::default()),
+            Self::ServerUpWithBundles => Stage::Up(Up { bundle: true, rekey: Rekey::None }),
+            Self::ServerUpWithRekey => Stage::Up(Up { bundle: true, rekey: Rekey::Ready }),
+            Self::ServerRekeying => Stage::Up(Up { bundle: true, rekey: Rekey::UnderWay }),
+            Self::ClientUpWithRekey => Stage::Up(Up { bundle: true, rekey: Rekey::None }),
+            Self::ClientRekeying => Stage::Up(Up { bundle: true, rekey: Rekey::Asked }),
             Self::DisconnectSeen | Self::DisconnectSent => Stage::Closed,
         }
     }
@@ -87,8 +99,24 @@ impl Place {
                 session.handle_message(now, &mut message, |_| panic!("a packet"))
             }
             Self::ServerUpWithBundles => {
+                let (mut session, _) = bench.server_with(Features { rekey: false, ..FEATURES });
+                session.handle_message(now, &mut message, |_| panic!("a packet"))
+            }
+            Self::ServerUpWithRekey => {
                 let (mut session, _) = bench.server_with(FEATURES);
                 session.handle_message(now, &mut message, |_| panic!("a packet"))
+            }
+            Self::ServerRekeying => {
+                bench.rekeying().1.handle_message(now, &mut message, |_| panic!("a packet"))
+            }
+            Self::ClientUpWithRekey => {
+                let hello = ClientHello { features: FEATURES, ..ClientHello::default() };
+                let (mut session, mut raw) = bench.client(ClientParams { hello, ..bench.params() });
+                raw.take(&mut session);
+                session.handle_message(now, &mut message, |_| panic!("a packet"))
+            }
+            Self::ClientRekeying => {
+                bench.rekeying().0.handle_message(now, &mut message, |_| panic!("a packet"))
             }
             Self::DisconnectSeen => {
                 let (mut session, mut raw) = bench.server();
@@ -167,7 +195,7 @@ fn empty_and_partial_messages_in_every_state() {
         let stage = place.stage();
         let expected = (stage != Stage::Closed).then_some(CloseCode::ProtocolError.as_u16());
         assert_eq!(place.feed(&mut bench, Vec::new()), expected, "{place:?}");
-        for kind in [0x01, 0x02, 0x10, 0x20, 0x30, 0x31, 0x32, 0x3f] {
+        for kind in [0x01, 0x02, 0x03, 0x10, 0x20, 0x30, 0x31, 0x32, 0x3f, 0x40, 0x41] {
             let whole = forged(kind, *stage.lengths(kind).start());
             for length in [1, 4, 5, whole.len() - 1] {
                 let closed = place.feed(&mut bench, whole[..length].to_vec());

@@ -76,6 +76,7 @@ impl Town {
             disk: None,
             server: Some(0),
             recorded: Vec::new(),
+            identities: Default::default(),
             is_calm: false,
             is_told: std::env::var("SEED").is_ok(),
             tally: Default::default(),
@@ -87,8 +88,16 @@ impl Town {
             false => KeyLimits { age: secs(&mut out.rng, 40..600), ..KeyLimits::default() },
         };
         let limits = if out.rng.random_bool(0.5) { limits } else { KeyLimits::default() };
-        let mut residents: Vec<_> =
-            (0..count).map(|number| Resident::new(&mut out, number, keypair.public, limits)).collect();
+        // A draw of its own, so that seeds tell the same stories whether or not there are such clients in them.
+        let mut kinds = StdRng::seed_from_u64(!seed);
+        let mut residents = Vec::new();
+        for number in 0..count {
+            let [rekeys, has_key] = [seed % 2 == 0 && kinds.random_bool(0.7), kinds.random()];
+            if rekeys && has_key {
+                out.identities.insert(number, Arc::new(Keypair::generate(&mut kinds)));
+            }
+            residents.push(Resident::new(&mut out, number, keypair.public, (limits, rekeys)));
+        }
         residents.iter_mut().for_each(|resident| resident.connect(&mut out));
         let (strangers, gone_at, starts_at) = (Vec::new(), None, None);
         Self { out, keypair, rules, host: Some(host), residents, strangers, gone_at, starts_at }

@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 
 use crate::ends::Side;
-use crate::oracle::{HEADER, frames};
+use crate::oracle::{HEADER, counter, frames};
 
 /// What the kernels and the way between them take of a direction before its sender has to wait.
 const CAPACITY: usize = 64 * 1024;
@@ -58,8 +58,18 @@ pub(crate) struct Pipe {
     pub(crate) asked: VecDeque<Instant>,
     pub(crate) taken: VecDeque<Instant>,
     pub(crate) answered: VecDeque<Instant>,
-    /// The prefix of its nonces, and how many were used.
-    pub(crate) nonces: (Option<[u8; 16]>, u64),
+    pub(crate) nonces: Nonces,
+}
+
+/// The nonces of one direction.
+#[derive(Debug, Default)]
+pub(crate) struct Nonces {
+    /// Of the key in force.
+    pub(crate) prefix: Option<[u8; 16]>,
+    /// How many were used under it.
+    pub(crate) used: u64,
+    /// The next frame is the first under another key.
+    pub(crate) switches: bool,
 }
 
 #[derive(Debug)]
@@ -269,6 +279,7 @@ impl Wire {
                     self.pipe(from).taken.push_back(asked);
                 }
                 0x21 => answered.extend(self.pipe(from.other()).answered.pop_front()),
+                0x41 => self.pipe(from.other()).nonces.switches = true,
                 _ => {}
             }
         }
@@ -276,11 +287,8 @@ impl Wire {
     }
 }
 
-/// The nonces of a message's sealed frames: prefix and counter.
-pub(crate) fn nonces(message: &[u8]) -> impl Iterator<Item = ([u8; 16], u64)> {
-    let sealed = frames(message).into_iter().filter(|frame| matches!(frame[0], 0x10..=0x2f | 0x3f));
-    sealed.map(|frame| {
-        let (prefix, rest) = frame[HEADER..].split_first_chunk::<16>().unwrap();
-        (*prefix, u64::from_be_bytes(*rest.first_chunk().unwrap()))
-    })
+/// The nonces of a message's sealed frames: type, prefix and counter.
+pub(crate) fn nonces(message: &[u8]) -> impl Iterator<Item = (u8, [u8; 16], u64)> {
+    let sealed = frames(message).into_iter().filter(|frame| matches!(frame[0], 0x10..=0x2f | 0x3f..=0x41));
+    sealed.map(|frame| (frame[0], *frame[HEADER..].first_chunk().unwrap(), counter(frame)))
 }

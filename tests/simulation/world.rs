@@ -12,12 +12,13 @@ use smartvpn::codec::hello::{ClientHello, Features};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::packet::{Offload, Record};
 use smartvpn::session::{
-    ClientParams, Event, Hybrid, KeepaliveCap, KeyLimits, Listening, ReplayCache, client,
+    ClientParams, Event, Hybrid, KeepaliveCap, KeyLimits, Listening, MAX_ACKS, RekeyError, ReplayCache,
+    client,
 };
 
 use crate::ends::{End, Node, Side, State, Used, in_force, step};
 use crate::hostile::{self, Memory};
-use crate::oracle::{HEADER, Stage, Verdict, frames, judge, packets_in};
+use crate::oracle::{HEADER, Rekey, Stage, Up, Verdict, counter, frames, judge, packets_in};
 
 /// From connecting to confirmation, at either end.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +34,12 @@ const FRAME_COST: usize = 5 + 40;
 
 /// Packets of a batch, in bytes, a last one apart: with it they may be more than one frame takes.
 const BATCH_BYTES: usize = 128 * 1024;
+
+/// Control frames that wait at once: a confirmation, a keepalive, the answers of a second, and one of a rekey.
+pub(crate) const MOST_WAITING: usize = 2 + MAX_ACKS + 1;
+
+/// From one RekeyInit to the next.
+const REKEY_REST: Duration = Duration::from_millis(1_250);
 
 /// Where simulated time begins.
 #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
@@ -92,8 +99,10 @@ impl World {
         let keypair = Arc::new(Keypair::generate(&mut rng));
         let [bundle, offload, rekey] = rng.random();
         let offered = Features { bundle, offload, rekey };
+        let identity = rng.random_bool(0.5).then(|| Arc::new(Keypair::generate(&mut rng)));
         let params = ClientParams {
             server_key: keypair.public,
+            identity,
             hello: ClientHello { features: offered, ..ClientHello::default() },
             hybrid: Hybrid::Off,
             keepalive_interval: rng.random_bool(0.3).then(|| Duration::from_secs(rng.random_range(5..=120))),
@@ -129,6 +138,9 @@ impl World {
             held: [None, None],
             rng,
         };
+        if world.features.rekey {
+            world.nodes[Side::Server as usize].rekey = Rekey::Ready;
+        }
         world.send(Side::Client, frame);
         world
     }
@@ -170,6 +182,15 @@ impl World {
     /// Packets that `side` sealed and the other end did not get.
     pub(crate) fn undelivered_from(&self, side: Side) -> usize {
         self.nodes[side as usize].in_flight.len()
+    }
+
+    /// How often `side` had new keys.
+    pub(crate) const fn renewals_of(&self, side: Side) -> usize {
+        self.nodes[side as usize].renewals
+    }
+
+    pub(crate) const fn features(&self) -> Features {
+        self.features
     }
 
     pub(crate) const fn tampered(&self) -> bool {
@@ -228,23 +249,50 @@ impl World {
         self.settle(side);
     }
 
-    /// A client is told once that its keys age, at nine tenths, and once that they are spent; a server never.
+    /// Whether the client's keys have served for so long.
+    fn are_worn(&self, limits: KeyLimits) -> (bool, bool) {
+        let client = &self.nodes[Side::Client as usize];
+        let used = |used: Used| used.frames >= limits.frames || used.bytes >= limits.bytes;
+        let since = client.keys_since.unwrap_or(self.start);
+        (used(client.sealed) || used(client.opened), self.now - since >= limits.age)
+    }
+
+    /// Nine tenths of what keys serve.
+    fn aging(&self) -> KeyLimits {
+        let KeyLimits { frames, bytes, age } = self.climate.key_limits;
+        let tenths = |number: u64| number - number / 10;
+        KeyLimits { frames: tenths(frames), bytes: tenths(bytes), age: age / 10 * 9 }
+    }
+
+    /// A client is told once that its keys age, at nine tenths, and once that they are spent, unless it renews them
+    /// itself; a server never.
     fn check_keys(&self) {
         let [client, server] = &self.nodes;
-        let limits = self.climate.key_limits;
-        let used = |used: Used| used.frames >= limits.frames || used.bytes >= limits.bytes;
-        let spent = used(client.sealed) || used(client.opened);
-        let aged = self.now - self.start >= limits.age;
+        assert_eq!(server.key_events + server.aging_events, 0);
+        let (spent, aged) = self.are_worn(self.climate.key_limits);
+        let (worn, old) = self.are_worn(self.aging());
+        if self.features.rekey {
+            assert_eq!(client.key_events + client.aging_events, 0, "told of what it does itself");
+            assert!([0, 1].contains(&(client.renewals - server.renewals)), "one end has other keys");
+            return;
+        }
+        assert_eq!(client.renewals + server.renewals, 0);
         assert!(client.key_events <= 1 && (client.key_events == 1 || !spent), "spent keys");
         assert!(client.key_events == 0 || spent || aged, "fresh keys");
-        let tenths = |number: u64| number - number / 10;
-        let used = |used: Used| used.frames >= tenths(limits.frames) || used.bytes >= tenths(limits.bytes);
-        let (worn, old) =
-            (used(client.sealed) || used(client.opened), self.now - self.start >= limits.age / 10 * 9);
         assert!(client.aging_events <= 1, "told twice");
         assert!(client.aging_events + client.key_events > 0 || !worn, "nobody was told that the keys age");
         assert!(client.aging_events == 0 || worn || old, "young keys");
-        assert_eq!(server.key_events + server.aging_events, 0);
+    }
+
+    /// A client whose keys are worn asks for others at once, unless it did so a moment ago.
+    fn check_rekey(&self) {
+        let client = &self.nodes[Side::Client as usize];
+        let State::Up(session) = &client.state else { return };
+        let (worn, _) = self.are_worn(self.aging());
+        if self.features.rekey && client.left.is_none() && client.rekey != Rekey::Asked && worn {
+            let at = client.asked.map_or(self.now, |asked| self.now.max(asked + REKEY_REST));
+            assert!(session.poll_timeout().is_some_and(|due| due <= at), "worn keys");
+        }
     }
 
     fn leave(&mut self, side: Side, code: DisconnectCode) {
@@ -358,10 +406,10 @@ impl World {
             Side::Server => (server, client),
         };
         let stage = receiver.stage();
-        if !matches!(stage, Stage::Up | Stage::UpWithBundles | Stage::Closed) && !self.tampered {
+        if !matches!(stage, Stage::Up(_) | Stage::Closed) && !self.tampered {
             assert!(message.len() <= HANDSHAKE_MESSAGE_MAX, "{} bytes in {stage:?}", message.len());
         }
-        let up = if self.features.bundle { Stage::UpWithBundles } else { Stage::Up };
+        let up = Stage::Up(Up { bundle: self.features.bundle, rekey: receiver.rekey });
         let verdict = judge(stage, up, &sender.genuine, &message);
         let mut packets = 0;
         for frame in sender.genuine.drain(..verdict.accepted) {
@@ -369,7 +417,7 @@ impl World {
             packets += count;
             receiver.bundles += usize::from(count > 1);
             if frame[0] >= 0x10 {
-                receiver.opened.add(&frame);
+                receiver.opened(self.now, &frame);
             }
         }
         let (mut delivered, mut offloaded) = (0, 0);
@@ -431,6 +479,8 @@ impl World {
                     assert_eq!(node.key_events, 0, "keys age before they are spent");
                 }
                 Event::KeysSpent => node.key_events += 1,
+                Event::KeysRenewed => node.renewals += 1,
+                Event::RekeyFailed(RekeyError::Overdue) => end = Some(End::RekeyOverdue),
                 Event::PeerDead => end = Some(End::PeerDead),
                 Event::Disconnected(disconnect) => end = Some(End::Disconnected(disconnect.code)),
                 other => panic!("{other:?}"),
@@ -444,37 +494,48 @@ impl World {
         match session.poll_transmit(&mut out) {
             Ok(any) => {
                 assert_eq!(any, !out.is_empty());
-                assert!(frames(&out).len() <= 102, "more waits than is bounded");
+                assert!(frames(&out).len() <= MOST_WAITING, "more waits than is bounded");
                 assert!(!session.poll_transmit(&mut Vec::new()).unwrap());
                 assert!(end.is_none() || out.is_empty(), "sent after the end");
             }
             Err(error) => end = Some(End::Fault(error.close_code().as_u16())),
         }
         self.send(side, out);
-        if let Some(end) = end {
-            self.finish(side, end);
+        match end {
+            Some(end) => self.finish(side, end),
+            None if side == Side::Client => self.check_rekey(),
+            None => {}
         }
     }
 
     /// Writes a message to the stream. Every sealed frame has the next counter of its prefix, and
-    /// no prefix is used by two keys: so no nonce comes twice.
+    /// no prefix is used by two keys: so no nonce comes twice. New keys are asked for only when those in force are
+    /// worn, and switched to at once.
     fn send(&mut self, side: Side, message: Vec<u8>) {
         if message.is_empty() {
             return;
         }
         assert!(message.len() <= SESSION_MESSAGE_MAX);
-        let node = &mut self.nodes[side as usize];
         for frame in frames(&message) {
+            if frame[0] == 0x40 {
+                let (worn, old) = self.are_worn(self.aging());
+                assert!(worn || old, "young keys are renewed");
+            }
+            let node = &mut self.nodes[side as usize];
             if frame[0] >= 0x10 {
-                let (prefix, counter) = frame[HEADER..HEADER + 24].split_first_chunk::<16>().unwrap();
-                assert_eq!(counter, node.nonce.1.to_be_bytes(), "a nonce out of order");
+                if std::mem::take(&mut node.switches) {
+                    assert!(side == Side::Server || frame[0] == 0x20, "the switch is no keepalive");
+                    node.nonce = (None, 0);
+                }
+                let prefix = *frame[HEADER..].first_chunk::<16>().unwrap();
+                assert_eq!(counter(frame), node.nonce.1, "a nonce out of order");
                 node.nonce.1 += 1;
                 match node.nonce.0 {
-                    Some(known) => assert_eq!(known, *prefix),
-                    None => assert!(self.prefixes.insert(*prefix), "a prefix serves two keys"),
+                    Some(known) => assert_eq!(known, prefix, "two prefixes for one key"),
+                    None => assert!(self.prefixes.insert(prefix), "a prefix serves two keys"),
                 }
-                node.nonce.0 = Some(*prefix);
-                node.sealed.add(frame);
+                node.nonce.0 = Some(prefix);
+                node.sealed(self.now, frame);
             }
             node.genuine.push_back(frame.to_vec());
         }

@@ -27,6 +27,7 @@ impl Bench {
     fn params(&self, hybrid: Hybrid) -> ClientParams {
         ClientParams {
             server_key: self.server.public,
+            identity: None,
             hello: ClientHello::default(),
             hybrid,
             keepalive_interval: None,
@@ -155,6 +156,79 @@ fn a_ciphertext_of_another_length_is_no_hello() {
     assert_eq!(close_of(awaiting.handle_message(bench.now, &mut bench.rng, &mut answer)), 1002, "unasked");
 }
 
+#[test]
+fn the_server_knows_a_client_with_a_key_by_it_and_others_not_at_all() {
+    for ticket in [None, Ticket::new(vec![7; 100])] {
+        for has_key in [false, true] {
+            let mut bench = Bench::new();
+            let identity = has_key.then(|| Arc::new(Keypair::generate(&mut bench.rng)));
+            let hello = ClientHello { ticket: ticket.clone(), ..ClientHello::default() };
+            let params = ClientParams { identity: identity.clone(), hello, ..bench.params(Hybrid::Offered) };
+            let (awaiting, mut message1) = start(params, &mut bench.rng).unwrap();
+            let pattern = if has_key { 3 } else { 1 };
+            match ticket {
+                Some(_) => assert_eq!((message1[0], message1[HEADER_LEN]), (0x30, pattern)),
+                None => assert_eq!(message1[0], pattern),
+            }
+            let request = bench.request(&mut message1);
+            assert_eq!(request.pattern() as u8, pattern);
+            assert_eq!(request.client_key(), identity.map(|identity| identity.public));
+            assert_eq!(request.is_resume(), ticket.is_some());
+            let (unconfirmed, mut message2) = request.accept(&accepted(), &mut bench.rng).unwrap();
+            let connected = awaiting.handle_message(bench.now, &mut bench.rng, &mut message2).unwrap();
+            let (mut session, mut confirmation) = (connected.session, Vec::new());
+            session.poll_transmit(&mut confirmation).unwrap();
+            unconfirmed.handle_message(bench.now, &mut bench.rng, &mut confirmation, |_| {}).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_clients_key_is_seen_by_nobody_else() {
+    let mut bench = Bench::new();
+    let identity = Arc::new(Keypair::generate(&mut bench.rng));
+    let params = ClientParams { identity: Some(Arc::clone(&identity)), ..bench.params(Hybrid::Off) };
+    let (awaiting, message1) = start(params, &mut bench.rng).unwrap();
+    assert!(!message1.windows(32).any(|window| window == identity.public.as_bytes()));
+    let other = Listening::new(Arc::new(Keypair::generate(&mut bench.rng)));
+    let outcome = other.handle_message(bench.now, &mut bench.rng, &mut bench.replay, &mut message1.clone());
+    assert_eq!(outcome.unwrap_err().close_code().as_u16(), 1008);
+    assert!(!format!("{awaiting:?}").contains(identity.private.to_base64().as_str()));
+}
+
+#[test]
+fn a_first_message_of_a_client_with_a_key_counts_once() {
+    let mut bench = Bench::new();
+    let identity = Some(Arc::new(Keypair::generate(&mut bench.rng)));
+    let (_, message1) =
+        start(ClientParams { identity, ..bench.params(Hybrid::Off) }, &mut bench.rng).unwrap();
+    bench.request(&mut message1.clone());
+    let again = Listening::new(Arc::clone(&bench.server));
+    let outcome = again.handle_message(bench.now, &mut bench.rng, &mut bench.replay, &mut message1.clone());
+    assert!(matches!(outcome, Err(SessionError::Replayed)));
+}
+
+#[test]
+fn a_client_with_a_key_whose_ticket_is_refused_begins_anew_with_that_key() {
+    let mut bench = Bench::new();
+    let identity = Some(Arc::new(Keypair::generate(&mut bench.rng)));
+    let anew = ClientParams { identity, ..bench.params(Hybrid::Off) };
+    let hello = ClientHello { ticket: Ticket::new(vec![7; 100]), ..ClientHello::default() };
+    let resume = ClientParams { hello, ..anew.clone() };
+    let (awaiting, mut message1) = start(resume.clone(), &mut bench.rng).unwrap();
+    let no = Rejection { version: 1, code: RejectCode::TicketInvalid, message: "no".into() };
+    let (mut refusal, then) = bench.request(&mut message1).reject(no, &mut bench.rng).unwrap();
+    let outcome = awaiting.handle_message(bench.now, &mut bench.rng, &mut refusal);
+    assert!(matches!(outcome, Err(ClientFailure::ResumeRefused(_))));
+    let AfterRefusal::Listen(listening) = then else { panic!("{then:?}") };
+    let (awaiting, mut message1) = start(anew, &mut bench.rng).unwrap();
+    assert_eq!(message1[0], 0x03);
+    let opened = listening.handle_message(bench.now, &mut bench.rng, &mut bench.replay, &mut message1);
+    let Ok(Opened::Request(request)) = opened else { panic!("{opened:?}") };
+    let (_, mut message2) = request.accept(&accepted(), &mut bench.rng).unwrap();
+    awaiting.handle_message(bench.now, &mut bench.rng, &mut message2).unwrap();
+}
+
 /// FIPS 203 §7.2: a coefficient of 4,095 is not reduced.
 #[test]
 fn a_key_that_is_none_is_a_bad_request() {
@@ -164,7 +238,7 @@ fn a_key_that_is_none_is_a_bad_request() {
     {
         let hello = ClientHello { mlkem768: Some(vec![0xff; MLKEM_KEY_LEN]), ..ClientHello::default() };
         let (initiated, message1) =
-            noise::initiate(Pattern::Nk, kind, &bench.server.public, &hello.encode(), &mut bench.rng)
+            noise::initiate(Pattern::Nk, kind, None, &bench.server.public, &hello.encode(), &mut bench.rng)
                 .unwrap();
         let mut frame = handshake_frame(kind, &[pattern, &message1].concat());
         let Opened::Refused { frame, then } = bench.open(&mut frame) else { panic!("granted") };

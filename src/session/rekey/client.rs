@@ -1,6 +1,7 @@
 //! The client's part: it starts.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand_core::CryptoRng;
@@ -8,7 +9,7 @@ use rand_core::CryptoRng;
 use super::{Basis, FreshKeys, Judged, MIN_INTERVAL, RekeyError, TIMEOUT};
 use crate::codec::rekey_hello::RekeyHello;
 use crate::crypto::kem::KemKey;
-use crate::crypto::keys::PublicKey;
+use crate::crypto::keys::{Keypair, PublicKey};
 use crate::crypto::noise::{self, Initiated, Pattern};
 use crate::crypto::seal::PREFIX_LEN;
 use crate::session::error::SessionError;
@@ -18,6 +19,7 @@ use crate::session::nonce_prefix;
 #[derive(Debug)]
 pub(in crate::session) struct ClientRekey {
     server_key: PublicKey,
+    identity: Option<Arc<Keypair>>,
     basis: Basis,
     /// When keys have served long enough.
     limits: KeyLimits,
@@ -55,8 +57,12 @@ impl fmt::Debug for Step {
 }
 
 impl ClientRekey {
-    pub(in crate::session) const fn new(server_key: PublicKey, basis: Basis, limits: KeyLimits) -> Self {
-        Self { server_key, basis, limits, not_before: None, step: Step::Idle }
+    pub(in crate::session) fn new(
+        (server_key, identity): (PublicKey, Option<Arc<Keypair>>),
+        basis: Basis,
+        limits: KeyLimits,
+    ) -> Self {
+        Self { server_key, identity, basis, limits, not_before: None, step: Step::Idle }
     }
 
     /// When keys have served long enough.
@@ -96,10 +102,11 @@ impl ClientRekey {
     fn ask(&self, rng: &mut dyn CryptoRng) -> Result<(Vec<u8>, Asked), RekeyError> {
         let kem = self.basis.is_hybrid.then(KemKey::generate).transpose().map_err(RekeyError::Kem)?;
         let hello = RekeyHello { mlkem768: kem.as_ref().map(|kem| kem.public_bytes().to_vec()) };
-        let pattern = Pattern::Nk;
+        let client = self.identity.as_deref();
+        let pattern = Pattern::of_client(client.is_some());
         let prologue = noise::rekey_prologue(pattern, &self.basis.hash);
         let (initiated, message1) =
-            noise::initiate_with(pattern, &prologue, None, &self.server_key, &hello.encode(), rng)
+            noise::initiate_with(pattern, &prologue, client, &self.server_key, &hello.encode(), rng)
                 .map_err(RekeyError::Handshake)?;
         let plaintext = [&[pattern as u8], message1.as_slice()].concat();
         Ok((plaintext, Asked { initiated, kem, prefix: nonce_prefix(rng) }))

@@ -10,7 +10,7 @@ use rand_core::CryptoRng;
 use super::{Basis, FreshKeys, Judged, MAX_REKEYS, Outgoing, RekeyError, TIMEOUT, WINDOW};
 use crate::codec::rekey_hello::RekeyHello;
 use crate::crypto::kem::{self, SharedSecret};
-use crate::crypto::keys::Keypair;
+use crate::crypto::keys::{Keypair, PublicKey};
 use crate::crypto::noise::{self, NoiseError, Pattern, Responding};
 use crate::session::error::SessionError;
 use crate::session::nonce_prefix;
@@ -18,6 +18,8 @@ use crate::session::nonce_prefix;
 #[derive(Debug)]
 pub(in crate::session) struct ServerRekey {
     keypair: Arc<Keypair>,
+    /// The client's, if the session is one of a client with a key.
+    client_key: Option<PublicKey>,
     basis: Basis,
     /// When the last ones began, [`MAX_REKEYS`] at most.
     recent: VecDeque<Instant>,
@@ -51,21 +53,26 @@ impl fmt::Debug for Step {
 }
 
 impl ServerRekey {
-    pub(in crate::session) const fn new(keypair: Arc<Keypair>, basis: Basis) -> Self {
-        Self { keypair, basis, recent: VecDeque::new(), step: Step::Idle }
+    pub(in crate::session) fn new(
+        (keypair, client_key): (Arc<Keypair>, Option<PublicKey>),
+        basis: Basis,
+    ) -> Self {
+        Self { keypair, client_key, basis, recent: VecDeque::new(), step: Step::Idle }
     }
 
     /// Takes the plaintext of RekeyInit.
     pub(in crate::session) fn open(&mut self, now: Instant, plaintext: &[u8]) -> Judged<()> {
         self.count(now)?;
-        // The session has this pattern and no other.
-        let pattern = Pattern::Nk;
+        let pattern = Pattern::of_client(self.client_key.is_some());
         let (byte, message1) = plaintext.split_first().ok_or(NoiseError::Refused)?;
         if *byte != pattern as u8 {
-            return Err(NoiseError::Refused.into());
+            return Err(RekeyError::OtherClient.into());
         }
         let prologue = noise::rekey_prologue(pattern, &self.basis.hash);
         let (responding, payload) = noise::respond_with(pattern, &prologue, &self.keypair, message1)?;
+        if responding.client_key() != self.client_key {
+            return Err(RekeyError::OtherClient.into());
+        }
         let hello = RekeyHello::parse_init(&payload).map_err(RekeyError::Hello)?;
         let kem = hello.mlkem768.as_deref().map(kem::encapsulate).transpose().map_err(RekeyError::Kem)?;
         if self.basis.is_hybrid && kem.is_none() {

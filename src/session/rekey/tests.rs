@@ -44,6 +44,7 @@ impl Bench {
     fn params(&self, hybrid: bool, key_limits: KeyLimits) -> ClientParams {
         ClientParams {
             server_key: self.server.public,
+            identity: None,
             hello: ClientHello { features: FEATURES, ..ClientHello::default() },
             hybrid: if hybrid { Hybrid::Offered } else { Hybrid::Off },
             keepalive_interval: None,
@@ -54,7 +55,17 @@ impl Bench {
 
     /// Both ends as they are.
     fn pair(&mut self, hybrid: bool, limits: KeyLimits) -> (Session, Session) {
-        let (awaiting, mut message1) = client::start(self.params(hybrid, limits), &mut self.rng).unwrap();
+        self.pair_of(None, hybrid, limits)
+    }
+
+    fn pair_of(
+        &mut self,
+        identity: Option<Arc<Keypair>>,
+        hybrid: bool,
+        limits: KeyLimits,
+    ) -> (Session, Session) {
+        let params = ClientParams { identity, ..self.params(hybrid, limits) };
+        let (awaiting, mut message1) = client::start(params, &mut self.rng).unwrap();
         let (unconfirmed, mut message2) = self.answer(&mut message1);
         let mut client = awaiting.handle_message(self.now, &mut self.rng, &mut message2).unwrap().session;
         let mut confirmation = Vec::new();
@@ -73,14 +84,22 @@ impl Bench {
         request.accept(&accepted(None), &mut self.rng).unwrap()
     }
 
-    /// A server's session, and its client made by hand.
+    /// A server's session, and its client made by hand, which has no key.
     fn server(&mut self, features: Features, hybrid: bool) -> (Session, Raw) {
+        self.server_of(None, features, hybrid)
+    }
+
+    fn server_of(&mut self, client: Option<&Keypair>, features: Features, hybrid: bool) -> (Session, Raw) {
         let kem = hybrid.then(|| KemKey::generate().unwrap());
         let mlkem768 = kem.as_ref().map(|kem| kem.public_bytes().to_vec());
         let hello = ClientHello { features, mlkem768, ..ClientHello::default() };
-        let kind = FrameType::HandshakeInit;
+        let (pattern, kind) = match client {
+            None => (Pattern::Nk, FrameType::HandshakeInit),
+            Some(_) => (Pattern::Ik, FrameType::HandshakeInitIk),
+        };
+        let key = &self.server.public;
         let (initiated, message1) =
-            noise::initiate(Pattern::Nk, kind, &self.server.public, &hello.encode(), &mut self.rng).unwrap();
+            noise::initiate(pattern, kind, client, key, &hello.encode(), &mut self.rng).unwrap();
         let (unconfirmed, message2) = self.answer(&mut handshake_frame(kind, &message1));
         let (payload, handshake) = initiated.finish(&message2[HEADER_LEN..]).unwrap();
         let hello = ServerHello::parse(&payload, features, hybrid).unwrap();
@@ -134,7 +153,17 @@ impl Bench {
         self.now = end;
     }
 
-    /// RekeyInit of a client made by hand.
+    /// RekeyInit of a client made by hand that has such a key, or none.
+    fn rekey_init_of(&mut self, raw: &mut Raw, client: Option<&Keypair>) -> (Initiated, Vec<u8>) {
+        let pattern = Pattern::of_client(client.is_some());
+        let prologue = noise::rekey_prologue(pattern, &raw.hash);
+        let key = &self.server.public;
+        let (initiated, message1) =
+            noise::initiate_with(pattern, &prologue, client, key, BARE, &mut self.rng).unwrap();
+        (initiated, raw.seal(FrameType::RekeyInit, &[&[pattern as u8], message1.as_slice()].concat()))
+    }
+
+    /// RekeyInit of a client made by hand that has no key.
     fn rekey_init(&mut self, raw: &mut Raw, hello: &[u8]) -> (Initiated, Vec<u8>) {
         let hash = raw.hash;
         self.rekey_init_with(raw, Pattern::Nk as u8, &hash, hello)
@@ -433,6 +462,42 @@ fn an_init_of_another_pattern_session_or_hello_is_refused() {
 }
 
 #[test]
+fn a_client_with_a_key_renews_with_that_key() {
+    for hybrid in [false, true] {
+        let mut bench = Bench::new();
+        let identity = Arc::new(Keypair::generate(&mut bench.rng));
+        let (mut client, mut server) = bench.pair_of(Some(identity), hybrid, frames(100));
+        for _ in 0..3 {
+            bench.now += Duration::from_secs(2);
+            send(&bench, &mut client, &mut server, 95);
+            for _ in 0..2 {
+                bench.exchange(&mut client, &mut server);
+                bench.exchange(&mut server, &mut client);
+            }
+            assert_eq!(events(&mut client), [Event::KeysRenewed]);
+            assert_eq!(events(&mut server), [Event::KeysRenewed]);
+        }
+    }
+}
+
+#[test]
+fn an_init_of_another_client_is_refused() {
+    let mut bench = Bench::new();
+    let [own, other] = [(); 2].map(|()| Keypair::generate(&mut bench.rng));
+    for (session, init, allowed) in [
+        (Some(&own), Some(&own), true),
+        (Some(&own), Some(&other), false),
+        (Some(&own), None, false),
+        (None, Some(&own), false),
+        (None, None, true),
+    ] {
+        let (mut server, mut raw) = bench.server_of(session, FEATURES, false);
+        let (_, init) = bench.rekey_init_of(&mut raw, init);
+        assert_eq!(close_of(&mut server, &bench, init), (!allowed).then_some(1008));
+    }
+}
+
+#[test]
 fn a_hybrid_session_stays_hybrid() {
     let mut bench = Bench::new();
     let (mut server, mut raw) = bench.server(FEATURES, true);
@@ -606,6 +671,68 @@ fn more_rekeys_than_anyone_needs_are_refused() {
         let expected = (most == MAX_REKEYS).then_some(1008);
         assert_eq!(close_of(&mut server, &bench, init), expected, "{pause:?}");
     }
+}
+
+/// Numbered packets of one direction.
+#[derive(Default)]
+struct Stream {
+    sent: u32,
+    came: u32,
+}
+
+impl Stream {
+    fn next(&mut self) -> [u8; 4] {
+        self.sent += 1;
+        (self.sent - 1).to_be_bytes()
+    }
+
+    fn take(&mut self, packet: &[u8]) {
+        assert_eq!(packet, self.came.to_be_bytes(), "lost, repeated or out of order");
+        self.came += 1;
+    }
+}
+
+#[test]
+fn ten_rekeys_in_ten_seconds_lose_nothing_of_a_stream() {
+    let mut bench = Bench::new();
+    let begun = bench.now;
+    let (mut server, mut raw) = bench.server(FEATURES, false);
+    let (mut up, mut down) = (Stream::default(), Stream::default());
+    let feed = |bench: &Bench, server: &mut Session, mut message: Vec<u8>, up: &mut Stream| {
+        server.handle_message(bench.now, &mut message, |record| up.take(record.packet)).unwrap();
+    };
+    // All that waits at the server and a packet behind it; what is a packet of it comes to the stream.
+    let fetch = |bench: &Bench, server: &mut Session, raw: &mut Raw, down: &mut Stream| {
+        let mut message = Vec::new();
+        server.poll_transmit(&mut message).unwrap();
+        server.seal_packet(bench.now, &down.next(), &mut message).unwrap();
+        let packets = raw.open(&mut message).into_iter().filter(|(kind, _)| *kind == FrameType::IpPacket);
+        packets.for_each(|(_, packet)| down.take(&packet));
+    };
+    for _ in 0..MAX_REKEYS {
+        for _ in 0..90 {
+            bench.now += Duration::from_millis(10);
+            feed(&bench, &mut server, raw.seal(FrameType::IpPacket, &up.next()), &mut up);
+            fetch(&bench, &mut server, &mut raw, &mut down);
+        }
+        let (initiated, init) = bench.rekey_init(&mut raw, BARE);
+        let behind = raw.seal(FrameType::IpPacket, &up.next());
+        feed(&bench, &mut server, [init, behind].concat(), &mut up);
+        fetch(&bench, &mut server, &mut raw, &mut down);
+        bench.run(&mut server);
+        let (_, message2) = raw.take(&mut server).pop().unwrap();
+        let (_, handshake) = initiated.finish(&message2).unwrap();
+        // The old key still serves what was sealed before the answer came.
+        feed(&bench, &mut server, raw.seal(FrameType::IpPacket, &up.next()), &mut up);
+        raw = Raw::client(&handshake, None, raw.prefixes + 1);
+        fetch(&bench, &mut server, &mut raw, &mut down);
+        let (switch, first) =
+            (raw.seal(FrameType::Keepalive, &[0; 8]), raw.seal(FrameType::IpPacket, &up.next()));
+        feed(&bench, &mut server, [switch, first].concat(), &mut up);
+        assert_eq!(events(&mut server), [Event::KeysRenewed]);
+    }
+    assert!(bench.now <= begun + WINDOW);
+    assert_eq!((up.came, down.came), (up.sent, down.sent));
 }
 
 #[test]

@@ -125,8 +125,11 @@ impl Session {
         self.seals = Seals::new(sealer, opener);
         self.accepted = self.accepted_at_rest();
         self.key_life = Some(KeyLife::new(now, limits));
-        self.control.confirm(self.keepalives.send_again(now));
-        self.events.keys_renewed = true;
+        // Nothing goes out behind a Disconnect.
+        if self.phase == Phase::Up {
+            self.control.confirm(self.keepalives.send_again(now));
+            self.events.keys_renewed = true;
+        }
         Ok(())
     }
 
