@@ -220,11 +220,16 @@ export class VpnClient extends VpnController {
   constructor(options?: IVpnClientOptions);
 
   /**
-   * Comes with a later version: rejects `unsupported-method`.
+   * Joins a server by an invite: makes a pair of keys, registers the public one with the server, and resolves with
+   * the configuration to connect with. No tunnel is made, so it needs neither root nor an engine. One attempt, of 15 s
+   * at most; it goes through the proxy that the environment names.
    *
-   * @param url an invitation made by a server's `createInvite()`
+   * @param url what the server's `createInvite()` gave: `vpn://…`, or `vpn+ws://…` without TLS
+   * @throws {VpnError} `invalid-argument`; `file-error` if there is such a file already; `unauthorized` if the invite
+   *   is used up, has expired or was withdrawn; and the codes about the way to the server. If the connection breaks
+   *   before the server has answered, the message says that the key may be registered, and the file stays.
    */
-  static join(url: string, options?: { configPath?: string }): Promise<IVpnClientConfig>;
+  static join(url: string, options?: IVpnJoinOptions): Promise<IVpnClientConfig>;
 
   /**
    * Starts the engine. `true` when it runs, also when it did already.
@@ -291,6 +296,18 @@ export class VpnClient extends VpnController {
   ): this;
 }
 
+/** Options of `VpnClient.join()`. */
+export interface IVpnJoinOptions {
+  /**
+   * A file for the configuration, which must not be there yet. Only its owner can read it (mode 0600). It is written
+   * before the server registers the key, so that the key is never lost, and removed again if the server does not.
+   */
+  configPath?: string | URL;
+
+  /** A label that the server shows: at most 64 characters, no control characters. It is in the configuration too. */
+  name?: string;
+}
+
 /** Options of one `connect()`. */
 export interface IVpnConnectOptions {
   /** Ends the attempt, which rejects `aborted` with the signal's `reason` as `cause`. Then without effect. */
@@ -314,6 +331,21 @@ export interface IVpnClientConfig {
 
   /** The server's public key. If it has another: `server-key-mismatch`. */
   serverPublicKey: string;
+
+  /**
+   * The client's own private key, by which a server knows it; `generateKeypair()` and `npx smartvpn keygen` make one.
+   * The server is told the public key that belongs to it, `clients` or `authenticate` say what that is worth there.
+   * Keep it secret: see `VpnConfig.saveToFile()`.
+   *
+   * @default none: the client is nobody in particular
+   */
+  privateKey?: string;
+
+  /**
+   * A credential for the server's `authenticate`: 1–4,096 printable ASCII characters, no blanks. It is sent, sealed for
+   * the server, with each connection that does not resume a session.
+   */
+  token?: string;
 
   /**
    * Resolvers for the tunnel: IP addresses, 8 at most. While the tunnel is up, the programs of this host ask
@@ -679,20 +711,41 @@ export class VpnServer extends VpnController {
   /** @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument` */
   getClientTelemetry(id: string): Promise<IVpnClientTelemetry>;
 
-  /** Comes with a later version: rejects `unsupported-method`. */
-  addClient(client: object): Promise<never>;
+  /**
+   * Registers a client, which can connect from now on. With `stateDir` it is registered also after a restart.
+   *
+   * @throws {VpnError} `not-running`; `invalid-argument` with the field's name, also for an id, key or address that
+   *   another client has
+   */
+  addClient(client: IVpnClientRegistration): Promise<IVpnRegisteredClient>;
 
-  /** Comes with a later version: rejects `unsupported-method`. */
-  updateClient(id: string, changes: object): Promise<never>;
+  /**
+   * Changes a registered client; its sessions go by that at once, and end if they may not go on. `null` removes a
+   * field.
+   *
+   * @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument`
+   */
+  updateClient(id: string, changes: IVpnClientChanges): Promise<IVpnRegisteredClient>;
 
-  /** Comes with a later version: rejects `unsupported-method`. */
-  removeClient(id: string): Promise<never>;
+  /**
+   * Removes a registered client. Its sessions end, it is told `removed` and does not come back by itself, and its
+   * tickets are void.
+   *
+   * @throws {VpnError} `not-running`, `unknown-client`, `invalid-argument`
+   */
+  removeClient(id: string): Promise<void>;
 
-  /** Comes with a later version: rejects `unsupported-method`. */
-  listRegisteredClients(): Promise<never>;
+  /** @throws {VpnError} `not-running` */
+  listRegisteredClients(): Promise<IVpnRegisteredClient[]>;
 
-  /** Comes with a later version: rejects `unsupported-method`. */
-  createInvite(options?: object): Promise<never>;
+  /**
+   * Makes an invite: a URL with which whoever has it can register a key of their own, by `VpnClient.join()` or
+   * `npx smartvpn join`. It is good where `auth` is `'registered'`.
+   *
+   * @throws {VpnError} `not-running`; `invalid-argument` with the option's name, also if there is neither `serverUrl`
+   *   nor the configuration's `publicUrl`
+   */
+  createInvite(options?: IVpnInviteOptions): Promise<IVpnInvite>;
 
   on<E extends keyof IVpnServerEvents>(event: E, listener: (...data: IVpnServerEvents[E]) => void): this;
   once<E extends keyof IVpnServerEvents>(event: E, listener: (...data: IVpnServerEvents[E]) => void): this;
@@ -713,6 +766,143 @@ export class VpnServer extends VpnController {
     event: E,
     listener: (...data: IVpnServerEvents[E]) => void,
   ): this;
+}
+
+/** A client that a server knows. */
+export interface IVpnClientRegistration {
+  /** 1–64 of `A-Z a-z 0-9 . _ -`: its `clientId`, of which there is one. */
+  id: string;
+
+  /** The public key that belongs to its `privateKey`. No other client may have it. */
+  publicKey: string;
+
+  /** A label for people: at most 64 characters, no control characters. */
+  name?: string;
+
+  /** An address of the subnet that is its own, whether it is connected or not. */
+  assignedIp?: string;
+
+  /**
+   * Its limit, in bytes per second and direction: 1,000–10^11.
+   *
+   * @default the server's `defaultRateLimitBytesPerSec`
+   */
+  rateLimitBytesPerSec?: number;
+
+  /**
+   * What may pass at once after a pause, in bytes: at least 65,536. Needs `rateLimitBytesPerSec`.
+   *
+   * @default one second of the rate, and at least 65,536
+   */
+  burstBytes?: number;
+
+  /** When it may connect no longer: ISO 8601, with the offset from UTC. A session then ends. */
+  expiresAt?: string;
+
+  /**
+   * How many sessions it may have at once. With 1, a new connection takes the place of the one before.
+   *
+   * @default 1
+   */
+  maxSessions?: number;
+
+  /**
+   * Whether it is shut out, as if it were not registered.
+   *
+   * @default false
+   */
+  disabled?: boolean;
+}
+
+/** A registered client, as its server tells it. */
+export interface IVpnRegisteredClient extends IVpnClientRegistration {
+  /** Whether it is connected now. */
+  online: boolean;
+}
+
+/** What `updateClient()` changes; `null` removes a field. */
+export type IVpnClientChanges = {
+  [K in Exclude<keyof IVpnClientRegistration, 'id' | 'publicKey'>]?: IVpnClientRegistration[K] | null;
+} & Partial<Pick<IVpnClientRegistration, 'publicKey'>>;
+
+/** Options of `createInvite()`. */
+export interface IVpnInviteOptions {
+  /** What the server is to call the client. */
+  name?: string;
+
+  /**
+   * How long the invite is good, in seconds.
+   *
+   * @default 86400
+   */
+  expiresInSecs?: number;
+
+  /**
+   * How many clients may join with it.
+   *
+   * @default 1
+   */
+  uses?: number;
+
+  /**
+   * Where clients reach the server: `wss://host[:port]/path` or `ws://…`.
+   *
+   * @default the configuration's `publicUrl`
+   */
+  serverUrl?: string;
+}
+
+export interface IVpnInvite {
+  /**
+   * `vpn://host[:port]/path#<server key>.<token>`, with a hash of the server's certificate at the end if the system
+   * does not trust it; `vpn+ws://…` without TLS. Whoever has it can join.
+   */
+  url: string;
+
+  id: string;
+  expiresAt: string;
+}
+
+/** What a server asks its `authenticate` about. */
+export interface IVpnAuthenticateRequest {
+  /** The client's, if it has a key; it has proved to hold the private one. */
+  publicKey?: string;
+
+  /** The client's `token`, if it has one. */
+  token?: string;
+
+  /** The label that it gives itself. */
+  name?: string;
+
+  /** Where it connects from: `host:port`, or the address that a trusted proxy has forwarded. */
+  remoteAddr: string;
+
+  /** Aborted when the answer is of no use any more: the connection has gone, or the time is over. */
+  signal: AbortSignal;
+}
+
+/** Who a client is, and what it gets; `null` turns it away (`unauthorized`). */
+export type TVpnAuthenticateResult = IVpnAuthenticated | null;
+
+/** A client that `authenticate` lets in. */
+export interface IVpnAuthenticated {
+  /**
+   * 1–64 of `A-Z a-z 0-9 . _ -`. Whoever comes with the same one is the same client: the newer connection takes the
+   * place of the older.
+   */
+  clientId: string;
+
+  /** The label that the server shows. */
+  name?: string;
+
+  /** An address of the subnet, if a certain one. */
+  assignedIp?: string;
+
+  /** As in {@link IVpnClientRegistration}. */
+  rateLimitBytesPerSec?: number;
+  burstBytes?: number;
+  expiresAt?: string;
+  maxSessions?: number;
 }
 
 /** The configuration of a server. Whatever is wrong with it is `invalid-config`, with the field's path. */
@@ -778,6 +968,37 @@ export interface IVpnServerConfig {
    * @default one second of the rate, and at least 65,536
    */
   defaultBurstBytes?: number;
+
+  /**
+   * Who may connect: `'open'` whoever knows the public key; `'registered'` the `clients`, those of `addClient()` and of
+   * invites; `'callback'` whoever `authenticate` lets in.
+   *
+   * @default 'callback' with `authenticate`, else 'registered' with `clients` (an empty list too), else 'open'
+   */
+  auth?: 'open' | 'registered' | 'callback';
+
+  /** The clients that may connect. More can be registered while the server serves. */
+  clients?: IVpnClientRegistration[];
+
+  /**
+   * Decides who a client is and whether it may connect. Only for a server in this process (`inprocess`); elsewhere
+   * `invalid-config`. Asked at each connection that does not resume a session, when the client has proved to hold its
+   * key, if it has one. At most 64 questions are open at once, and 4 of one address; beyond, clients are told
+   * `server-full`. Throwing means no, and emits a `warning`; so does taking longer than `authenticateTimeoutMs`.
+   */
+  authenticate?: (
+    request: IVpnAuthenticateRequest,
+  ) => TVpnAuthenticateResult | undefined | void | Promise<TVpnAuthenticateResult | undefined | void>;
+
+  /**
+   * How long `authenticate` may take, in milliseconds.
+   *
+   * @default 5000
+   */
+  authenticateTimeoutMs?: number;
+
+  /** Where clients reach the server, for invites: `wss://host[:port]/path` or `ws://…`. */
+  publicUrl?: string;
 
   /**
    * How many clients to admit.

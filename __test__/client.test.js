@@ -2,8 +2,10 @@
 
 const assert = require('node:assert/strict');
 const { once } = require('node:events');
+const { resolve } = require('node:path');
 const { test } = require('node:test');
 const { setTimeout: sleep } = require('node:timers/promises');
+const { pathToFileURL } = require('node:url');
 
 const { VpnClient, VpnError } = require('../index.js');
 const { record, rejectsWith } = require('./support/assertions.js');
@@ -413,8 +415,39 @@ test('lost events make the state be asked for', async (t) => {
   assert.equal(process.listenerCount('SIGTERM'), 0);
 });
 
-test('what comes later says so', async () => {
-  await rejectsWith(VpnClient.join('smartvpn://x'), 'unsupported-method', /join/);
+test('join() is the addon’s, and resolves with the configuration', async () => {
+  const config = { serverUrl: 'wss://vpn.example.com/', privateKey: 'key' };
+  const { engines, joined } = installFakeNative({ joins: () => ({ config }) });
+  assert.deepEqual(await VpnClient.join('vpn://x#y'), config);
+  await VpnClient.join('vpn://x#y', { configPath: 'client.json', name: 'laptop' });
+  await VpnClient.join('vpn://x#y', { configPath: pathToFileURL('/etc/vpn.json') });
+  assert.deepEqual(joined, [
+    { url: 'vpn://x#y', name: undefined, file: undefined },
+    { url: 'vpn://x#y', name: 'laptop', file: resolve('client.json') },
+    { url: 'vpn://x#y', name: undefined, file: '/etc/vpn.json' },
+  ]);
+  assert.equal(engines.length, 0, 'it needs no engine');
+});
+
+test('join() rejects what the addon says, and wrong arguments before', async () => {
+  const { joined } = installFakeNative({
+    joins: () => ({ error: { code: 'unauthorized', message: 'spent' } }),
+  });
+  await rejectsWith(VpnClient.join('vpn://x#y'), 'unauthorized', /spent/);
+  joined.length = 0;
+  for (const args of [
+    [],
+    [''],
+    [new URL('vpn://x#y')],
+    ['vpn://x', null],
+    ['vpn://x', { config: 'x' }],
+    ['vpn://x', { configPath: '' }],
+    ['vpn://x', { configPath: 7 }],
+    ['vpn://x', { name: '' }],
+  ]) {
+    await rejectsWith(VpnClient.join(...args), 'invalid-argument');
+  }
+  assert.deepEqual(joined, []);
 });
 
 test('nothing is listened to in a program that has nothing on the host', async (t) => {

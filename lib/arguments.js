@@ -11,43 +11,71 @@ const MAX_DEPTH = 32;
  * Members that are `undefined` count as absent. What the members may be is Rust's to judge.
  *
  * @param {unknown} config
+ * @param {string[]} [callbacks] the fields that hold functions, which are passed on as they are
  * @returns {Record<string, unknown>}
  * @throws {VpnError} `invalid-config` where JSON cannot say it
  */
-function copyConfig(config) {
-  if (!isObject(config)) {
-    throw new VpnError('invalid-config', `The configuration must be an object, not ${describe(config)}.`, {
-      path: '',
-    });
-  }
-  return copyJson(config, '', 0);
-}
-
-function copyJson(original, path, depth) {
-  const value = typeof original?.toJSON === 'function' ? original.toJSON() : original;
-  const refuse = (what) => {
+function copyConfig(config, callbacks = []) {
+  const refuse = (path, what) => {
     throw new VpnError('invalid-config', `${path || 'The configuration'} ${what}.`, { path });
   };
+  if (!isObject(config)) refuse('', `must be an object, not ${describe(config)}`);
+  const given = callbacks.filter((name) => config[name] !== undefined);
+  for (const name of given) {
+    if (typeof config[name] !== 'function') refuse(name, `must be a function, not ${describe(config[name])}`);
+  }
+  if (given.length === 0) return copyJson(config, '', 0, refuse);
+  const functions = Object.fromEntries(given.map((name) => [name, config[name]]));
+  const plain = Object.fromEntries(Object.entries(config).filter(([name]) => !given.includes(name)));
+  return { ...copyJson(plain, '', 0, refuse), ...functions };
+}
+
+/**
+ * A deep copy of an argument, as `copyConfig()` makes one.
+ *
+ * @param {unknown} value
+ * @param {string} name what messages call it
+ * @returns {Record<string, unknown>}
+ * @throws {VpnError} `invalid-argument` where JSON cannot say it
+ */
+function copyObject(value, name) {
+  if (!isObject(value)) invalid(name, 'an object', value);
+  return copyJson(value, '', 0, (path, what) => {
+    throw new VpnError('invalid-argument', `${path ? `${name}.${path}` : name} ${what}.`);
+  });
+}
+
+/** A deep copy of what a program's function has answered; what it throws is for the log. */
+function copyAnswer(answer) {
+  if (!isObject(answer)) throw new Error(`the answer must be an object or null, not ${describe(answer)}`);
+  return copyJson(answer, '', 0, (path, what) => {
+    throw new Error(`${path || 'the answer'} ${what}`);
+  });
+}
+
+/** @param {(path: string, what: string) => never} refuse */
+function copyJson(original, path, depth, refuse) {
+  const value = typeof original?.toJSON === 'function' ? original.toJSON() : original;
   switch (typeof value) {
     case 'string':
     case 'boolean':
       return value;
     case 'number':
-      return Number.isFinite(value) ? value : refuse(`must be a finite number, not ${value}`);
+      return Number.isFinite(value) ? value : refuse(path, `must be a finite number, not ${value}`);
     case 'object':
       break;
     default:
-      return refuse(`cannot be ${describe(value)}`);
+      return refuse(path, `cannot be ${describe(value)}`);
   }
   if (value === null) return null;
-  if (depth === MAX_DEPTH) return refuse('is nested too deeply, or contains itself');
+  if (depth === MAX_DEPTH) return refuse(path, 'is nested too deeply, or contains itself');
   if (Array.isArray(value)) {
-    return Array.from(value, (member, index) => copyJson(member, `${path}[${index}]`, depth + 1));
+    return Array.from(value, (member, index) => copyJson(member, `${path}[${index}]`, depth + 1, refuse));
   }
   return Object.fromEntries(
     Object.entries(value)
       .filter(([, member]) => member !== undefined)
-      .map(([key, member]) => [key, copyJson(member, path ? `${path}.${key}` : key, depth + 1)]),
+      .map(([key, member]) => [key, copyJson(member, path ? `${path}.${key}` : key, depth + 1, refuse)]),
   );
 }
 
@@ -103,7 +131,9 @@ function describe(value) {
 }
 
 module.exports = {
+  copyAnswer,
   copyConfig,
+  copyObject,
   requireAbortSignal,
   requireBoolean,
   requireInteger,

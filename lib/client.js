@@ -1,9 +1,10 @@
 'use strict';
 
-const { requireAbortSignal, requireOptions } = require('./arguments.js');
+const { requireAbortSignal, requireOptions, requireString } = require('./arguments.js');
+const { toFilePath } = require('./config.js');
 const { Controller, kAnnounce, kConfigure, kIdle, kKnown, kOpen, kRequest } = require('./controller.js');
-const { VpnError } = require('./error.js');
-const { rejectUnsupported } = require('./unsupported.js');
+const { VpnError, fromException, toVpnError } = require('./error.js');
+const { loadNative } = require('./native.js');
 
 const EVENTS = ['status', 'quality', 'log', 'lost', 'reconnected'];
 
@@ -13,8 +14,21 @@ class VpnClient extends Controller {
     super('client', EVENTS, options);
   }
 
-  static join() {
-    return rejectUnsupported('VpnClient.join()');
+  static async join(url, options = {}) {
+    requireString(url, 'url');
+    requireOptions(options, 'options', ['configPath', 'name']);
+    const { configPath, name } = options;
+    if (name !== undefined) requireString(name, 'options.name');
+    const file = configPath === undefined ? undefined : toFilePath(configPath, 'options.configPath');
+    let answer;
+    try {
+      answer = await loadNative().join(url, name, file);
+    } catch (error) {
+      throw fromException(error, 'The invite was not used');
+    }
+    const { config, error } = JSON.parse(answer);
+    if (error) throw toVpnError(error);
+    return config;
   }
 
   async start() {

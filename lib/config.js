@@ -7,6 +7,9 @@ const { copyConfig } = require('./arguments.js');
 const { VpnError, fromException, toVpnError } = require('./error.js');
 const { loadNative } = require('./native.js');
 
+/** The fields of a server's configuration that hold functions, for which the engine is told `true`. */
+const SERVER_CALLBACKS = ['authenticate'];
+
 /** Checks, reads and writes configurations: in Rust, for all ways in alike. */
 class VpnConfig {
   static validateClientConfig(config) {
@@ -14,7 +17,7 @@ class VpnConfig {
   }
 
   static validateServerConfig(config) {
-    validate('server', config);
+    validate('server', config, SERVER_CALLBACKS);
   }
 
   static async loadFromFile(path) {
@@ -40,15 +43,21 @@ async function ask(method, ...args) {
   }
 }
 
-function validate(mode, config) {
-  const fault = loadNative().validateConfig(mode, JSON.stringify(copyConfig(config)));
+function validate(mode, config, callbacks) {
+  const text = JSON.stringify(copyConfig(config, callbacks), callbacksAsTrue);
+  const fault = loadNative().validateConfig(mode, text);
   if (fault !== null) throw toVpnError(JSON.parse(fault));
 }
 
-function toFilePath(path) {
-  if (path instanceof URL && path.protocol === 'file:') return fileURLToPath(path);
-  if (typeof path === 'string' && path !== '') return resolve(path);
-  throw new VpnError('invalid-argument', 'path must be a string or a file: URL.');
+/** For `JSON.stringify()`: a copied configuration has no other functions. */
+function callbacksAsTrue(_name, value) {
+  return typeof value === 'function' ? true : value;
 }
 
-module.exports = { VpnConfig };
+function toFilePath(path, name = 'path') {
+  if (path instanceof URL && path.protocol === 'file:') return fileURLToPath(path);
+  if (typeof path === 'string' && path !== '') return resolve(path);
+  throw new VpnError('invalid-argument', `${name} must be a string or a file: URL.`);
+}
+
+module.exports = { SERVER_CALLBACKS, VpnConfig, callbacksAsTrue, toFilePath };

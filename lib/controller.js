@@ -25,6 +25,7 @@ const GIVEN_UP = new Set(['control-unavailable', 'wrong-mode']);
 class Controller extends EventEmitter {
   #mode;
   #events;
+  #callbacks;
   #transport;
   #config;
   #referenced = true;
@@ -44,14 +45,16 @@ class Controller extends EventEmitter {
    * @param {'client' | 'server'} mode
    * @param {string[]} events the names that are passed on
    * @param {unknown} options
+   * @param {string[]} [callbacks] the fields of a configuration that hold functions
    */
-  constructor(mode, events, options = {}) {
+  constructor(mode, events, options = {}, callbacks = []) {
     requireOptions(options, 'options', ['transport', 'config']);
     super();
     this.#mode = mode;
     this.#events = new Set(events);
+    this.#callbacks = callbacks;
     this.#transport = parseTransport(options.transport);
-    if (options.config !== undefined) this.#config = copyConfig(options.config);
+    if (options.config !== undefined) this[kConfigure](options.config);
   }
 
   get running() {
@@ -126,8 +129,19 @@ class Controller extends EventEmitter {
 
   /** The configuration in force: `config` replaces the one before, whole. */
   [kConfigure](config) {
-    if (config !== undefined) this.#config = copyConfig(config);
+    if (config !== undefined) this.#config = this.#copy(config);
     return this.#config;
+  }
+
+  #copy(config) {
+    const copy = copyConfig(config, this.#callbacks);
+    const path = this.#callbacks.find((name) => copy[name] !== undefined);
+    if (path === undefined || this.#transport.transport === 'inprocess') return copy;
+    throw new VpnError(
+      'invalid-config',
+      `${path} is a function of this process, and only a server in this process can call it: leave it out, or use the transport "inprocess".`,
+      { path },
+    );
   }
 
   /**

@@ -1,8 +1,8 @@
 'use strict';
 
-const { requireInteger, requireString } = require('./arguments.js');
+const { copyObject, requireInteger, requireOptions, requireString } = require('./arguments.js');
+const { SERVER_CALLBACKS } = require('./config.js');
 const { Controller, kAnnounce, kConfigure, kDiscard, kOpen, kRequest } = require('./controller.js');
-const { rejectUnsupported } = require('./unsupported.js');
 
 const EVENTS = [
   'client-connected',
@@ -18,7 +18,7 @@ const EVENTS = [
 /** A VPN server: serves any number of clients on one port. */
 class VpnServer extends Controller {
   constructor(options) {
-    super('server', EVENTS, options);
+    super('server', EVENTS, options, SERVER_CALLBACKS);
   }
 
   async start(config) {
@@ -77,24 +77,27 @@ class VpnServer extends Controller {
     return this[kRequest]('getClientTelemetry', { id });
   }
 
-  addClient() {
-    return rejectUnsupported('addClient()');
+  async addClient(client) {
+    return this[kRequest]('addClient', copyObject(client, 'client'));
   }
 
-  updateClient() {
-    return rejectUnsupported('updateClient()');
+  async updateClient(id, changes) {
+    requireString(id, 'id');
+    return this[kRequest]('updateClient', { id, changes: copyObject(changes, 'changes') });
   }
 
-  removeClient() {
-    return rejectUnsupported('removeClient()');
+  async removeClient(id) {
+    requireString(id, 'id');
+    await this[kRequest]('removeClient', { id });
   }
 
   listRegisteredClients() {
-    return rejectUnsupported('listRegisteredClients()');
+    return this[kRequest]('listRegisteredClients');
   }
 
-  createInvite() {
-    return rejectUnsupported('createInvite()');
+  async createInvite(options = {}) {
+    requireOptions(options, 'options', ['name', 'expiresInSecs', 'uses', 'serverUrl']);
+    return this[kRequest]('createInvite', copyObject(options, 'options'));
   }
 }
 

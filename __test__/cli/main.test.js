@@ -4,20 +4,26 @@ const assert = require('node:assert/strict');
 const { mkdtempSync, readFileSync, readdirSync, rmSync, statSync } = require('node:fs');
 const { createServer } = require('node:net');
 const { tmpdir } = require('node:os');
-const { join } = require('node:path');
+const { join, resolve } = require('node:path');
 const { createInterface } = require('node:readline');
+const { Readable } = require('node:stream');
 const { test } = require('node:test');
 
 const { COMMANDS, main } = require('../../lib/cli/main.js');
 const { freeSubnet, overlaps, parseNetwork, usedNetworks } = require('../../lib/cli/subnet.js');
 const { commandLine } = require('../../lib/cli/shell.js');
-const { KEYS, installFakeNative } = require('../support/fake-native.js');
+const { INVITE, KEYS, installFakeNative } = require('../support/fake-native.js');
 
 /** Runs a command line, and resolves with its exit code and what it printed. */
 async function run(...argv) {
+  return runWith({}, ...argv);
+}
+
+async function runWith({ stdin, terminal = {} }, ...argv) {
   let [stdout, stderr] = ['', ''];
   const code = await main(argv, {
-    stdout: { write: (text) => (stdout += text) },
+    stdin,
+    stdout: { write: (text) => (stdout += text), ...terminal },
     stderr: { write: (text) => (stderr += text) },
     env: {},
     now: Date.now,
@@ -86,6 +92,10 @@ test('a wrong command line is told in one line, with what was probably meant', a
     [['limit', 'c1', '1m'], /RATE must be/],
     [['limit', 'c1', '1M', '0'], /BURST must be/],
     [['limit', 'c1', 'off', '1M'], /`off` takes no BURST/],
+    [['invite', '--expires', '1w'], /--expires must be a time/],
+    [['invite', '--expires', '0'], /--expires must be a time/],
+    [['invite', '--uses', '0'], /--uses must be/],
+    [['join'], /URL is missing/],
   ]) {
     const { code, stdout, stderr } = await run(...argv);
     assert.equal(code, 2, argv.join(' '));
@@ -141,6 +151,67 @@ test('a server is asked what the command says', async (t) => {
     { method: 'setClientRateLimit', params: { id: 'c1', rateBytesPerSec: 1000, burstBytes: 65_536 } },
     { method: 'removeClientRateLimit', params: { id: 'c1' } },
   ]);
+});
+
+test('an invite is asked for, and printed with a QR code on a terminal', async (t) => {
+  installFakeNative({ qr: () => `${'█'.repeat(60)}\n${'▀'.repeat(60)}\n` });
+  const { path, requests } = await standIn(t, 'server', { createInvite: INVITE });
+  const argv = ['invite', '--socket', path];
+  const plain = await run(...argv, '--name', 'phone', '--expires', '2h', '--uses', '3', '--url', 'ws://x/');
+  assert.equal(plain.code, 0, plain.stderr);
+  const { url, expiresAt } = INVITE;
+  const next = `Good for 3 clients, until ${expiresAt}. On the client:\n  npx smartvpn join '${url}'\n`;
+  assert.equal(plain.stdout, `${url}\n\n${next}`);
+  const options = { name: 'phone', expiresInSecs: 7200, uses: 3, serverUrl: 'ws://x/' };
+  assert.deepEqual(requests, [{ method: 'createInvite', params: options }]);
+  assert.deepEqual(JSON.parse((await run(...argv, '--json')).stdout), INVITE);
+  assert.match((await run(...argv, '--qr')).stdout, /^vpn:.*\n\n█{60}\n▀{60}\n\nGood for one client/);
+
+  const wide = await runWith({ terminal: { isTTY: true, columns: 80 } }, ...argv);
+  assert.match(wide.stdout, /\u001b\[38;5;16;48;5;231m█{60}\u001b\[0m\n/);
+  const narrow = await runWith({ terminal: { isTTY: true, columns: 59 } }, ...argv);
+  assert.doesNotMatch(narrow.stdout, /█/);
+  assert.match(narrow.stderr, /takes 60 columns/);
+});
+
+test('a URL too long for a QR code is printed without one', async (t) => {
+  installFakeNative({ qr: () => null });
+  const { path } = await standIn(t, 'server', { createInvite: INVITE });
+  const { code, stdout, stderr } = await run('invite', '--socket', path, '--qr');
+  assert.equal(code, 0);
+  assert.match(stdout, /^vpn:.*\n\nGood/);
+  assert.match(stderr, /too long/);
+});
+
+test('joining writes the file and says how to connect', async () => {
+  const { joined } = installFakeNative();
+  const file = resolve('vpn.json');
+  const { code, stdout, stderr } = await run('join', INVITE.url, '--config', 'vpn.json', '--name', 'laptop');
+  assert.equal(code, 0, stderr);
+  assert.deepEqual(joined, [{ url: INVITE.url, name: 'laptop', file }]);
+  assert.match(
+    stdout,
+    /^Joined wss:\/\/vpn\.example\.com\/\..*\n\nConnect:\n {2}(sudo )?npx smartvpn up vpn\.json\n$/,
+  );
+  assert.ok(!stdout.includes(KEYS.privateKey));
+  const { file: named, next } = JSON.parse((await run('join', INVITE.url, '--json')).stdout);
+  assert.equal(named, resolve('client.json'));
+  assert.match(next.here, /smartvpn up client\.json$/);
+});
+
+test('an invite can come from the standard input', async () => {
+  const { joined } = installFakeNative();
+  const { code } = await runWith({ stdin: Readable.from([`  ${INVITE.url}`, '\nmore']) }, 'join', '-');
+  assert.equal(code, 0);
+  assert.equal(joined[0].url, INVITE.url);
+  const nothing = await runWith({ stdin: Readable.from(['\n']) }, 'join', '-');
+  assert.equal(nothing.code, 2);
+});
+
+test('an invite that is refused is told in one line, without the invite', async () => {
+  installFakeNative({ joins: () => ({ error: { code: 'unauthorized', message: 'it is used up' } }) });
+  const { code, stdout, stderr } = await run('join', INVITE.url);
+  assert.deepEqual([code, stdout, stderr], [1, '', 'smartvpn: unauthorized: it is used up\n']);
 });
 
 test('what a daemon refuses ends with another code than no daemon', async (t) => {

@@ -13,6 +13,12 @@ const { replaceNative } = require('../../lib/native.js');
 
 const KEYS = { publicKey: 'cHVibGlj', privateKey: 'cHJpdmF0ZQ==' };
 
+const INVITE = {
+  url: 'vpn://vpn.example.com/#c2VydmVy.dG9rZW4',
+  id: 'i1',
+  expiresAt: '2030-01-01T00:00:00Z',
+};
+
 /** What each method answers unless a test says otherwise; a function sees the engine and the params. */
 const ANSWERS = {
   client: {
@@ -35,6 +41,11 @@ const ANSWERS = {
     setClientRateLimit: () => null,
     removeClientRateLimit: () => null,
     getClientTelemetry: (_, { id }) => ({ clientId: id }),
+    addClient: (_, client) => ({ ...client, online: false }),
+    updateClient: (_, { id, changes }) => ({ id, ...changes, online: false }),
+    removeClient: () => null,
+    listRegisteredClients: () => [],
+    createInvite: () => INVITE,
     shutdown: () => null,
   },
 };
@@ -47,14 +58,18 @@ class FakeEngine {
   requests = [];
   undone = [];
   released = false;
+  /** What `authenticate` has answered. */
+  verdicts = [];
   #onAnswer;
   #onEvent;
+  #onAuthenticate;
   #answers;
 
-  constructor(mode, onAnswer, onEvent, answers) {
+  constructor(mode, onAnswer, onEvent, onAuthenticate, answers) {
     this.mode = mode;
     this.#onAnswer = onAnswer;
     this.#onEvent = onEvent;
+    this.#onAuthenticate = onAuthenticate;
     this.#answers = { ...ANSWERS[mode], ...answers };
   }
 
@@ -81,6 +96,16 @@ class FakeEngine {
     this.released = true;
   }
 
+  /** Asks about a client; `null` takes the question back. */
+  ask(id, request) {
+    this.#onAuthenticate(id, request && JSON.stringify(request));
+  }
+
+  authenticated(id, answer, failure) {
+    if (this.released) throw new Error('the engine has ended');
+    this.verdicts.push({ id, answer: answer && JSON.parse(answer), failure });
+  }
+
   answer(id, success, body) {
     this.#onAnswer(id, success, JSON.stringify(body));
   }
@@ -103,24 +128,27 @@ class FakeEngine {
 /**
  * Puts a fake addon in place, whose engines answer as `answers` says.
  *
- * @returns {{ engines: FakeEngine[], validations: unknown[], saved: unknown[] }} the engines in the order they
- *   were made; what was asked about configurations
+ * @returns {{ engines: FakeEngine[], validations: unknown[], saved: unknown[], joined: unknown[] }} the engines in
+ *   the order they were made; what was asked about configurations; the invites that were used
  */
 function installFakeNative({
   answers = {},
   validate = () => null,
   loads = (path) => ({ config: JSON.parse(readFileSync(path, 'utf8')) }),
   saves = writePrivately,
+  joins = () => ({ config: { serverUrl: 'wss://vpn.example.com/', ...KEYS } }),
+  qr = (text) => `▀▀ ${text} ▄▄\n`,
   refuse,
 } = {}) {
   const engines = [];
   const validations = [];
   const saved = [];
+  const joined = [];
   replaceNative({
     NativeEngine: class extends FakeEngine {
-      constructor(mode, onAnswer, onEvent) {
+      constructor(mode, onAnswer, onEvent, onAuthenticate) {
         if (refuse) throw refuse;
-        super(mode, onAnswer, onEvent, answers);
+        super(mode, onAnswer, onEvent, onAuthenticate, answers);
         engines.push(this);
       }
     },
@@ -136,9 +164,14 @@ function installFakeNative({
       const fault = saves(path, text);
       return fault && JSON.stringify(fault);
     },
+    async join(url, name, file) {
+      joined.push({ url, name, file });
+      return JSON.stringify(joins(url, name, file));
+    },
+    qrCode: qr,
     version: () => '0.0.0-fake',
   });
-  return { engines, validations, saved };
+  return { engines, validations, saved, joined };
 }
 
 function writePrivately(path, text) {
@@ -164,4 +197,4 @@ function later(callback) {
   setTimeout(callback, 5).unref();
 }
 
-module.exports = { KEYS, SILENCE, fails, installFakeNative, later };
+module.exports = { INVITE, KEYS, SILENCE, fails, installFakeNative, later };

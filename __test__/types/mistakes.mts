@@ -6,6 +6,7 @@ import {
   VpnError,
   VpnServer,
   type IVpnClientConfig,
+  type IVpnServerConfig,
   type TVpnErrorCode,
 } from 'smartvpn';
 
@@ -30,8 +31,16 @@ client.connect({ serverUrl: 'ws://x/' });
 client.connect({ ...config, keepAliveIntervalSecs: 30 });
 // @ts-expect-error -- a field of the wrong type
 client.connect({ ...config, mtu: '1420' });
-// @ts-expect-error -- a field of a later version
-client.connect({ ...config, token: 'secret' });
+// @ts-expect-error -- an invite is no configuration
+client.connect('vpn://x');
+// @ts-expect-error -- an answer without saying who it is
+export const nobody: IVpnServerConfig['authenticate'] = async () => ({ assignedIp: '10.8.0.2' });
+// @ts-expect-error -- yes is no answer
+export const yes: IVpnServerConfig['authenticate'] = () => true;
+// @ts-expect-error -- a client has a key
+server.addClient({ id: 'laptop' });
+// @ts-expect-error -- the id stays
+server.updateClient('laptop', { id: 'desktop' });
 // @ts-expect-error -- a value that is none of those
 client.connect({ ...config, congestionControl: 'bbr' });
 // @ts-expect-error -- the signal is an option

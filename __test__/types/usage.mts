@@ -11,8 +11,10 @@ import {
   type IVpnClientInfo,
   type IVpnConnectionQuality,
   type IVpnExit,
+  type IVpnInvite,
   type IVpnKeypair,
   type IVpnMtuInfo,
+  type IVpnRegisteredClient,
   type IVpnServerConfig,
   type IVpnServerStatistics,
   type IVpnStatistics,
@@ -38,6 +40,8 @@ same<string>()<number>();
 const clientConfig: IVpnClientConfig = {
   serverUrl: 'wss://vpn.example.com:443/vpn',
   serverPublicKey: 'key',
+  privateKey: 'key',
+  token: 'token',
   dns: ['1.1.1.1'],
   mtu: 1420,
   keepaliveIntervalSecs: 30,
@@ -72,9 +76,35 @@ const serverConfig: IVpnServerConfig = {
   trustedProxies: ['127.0.0.1/32'],
   proxyProtocol: true,
   sessionGraceSecs: 0,
+  auth: 'registered',
+  clients: [
+    {
+      id: 'laptop',
+      publicKey: 'key',
+      name: 'Laptop',
+      assignedIp: '10.8.0.9',
+      rateLimitBytesPerSec: 1e6,
+      burstBytes: 65536,
+      expiresAt: '2030-01-01T00:00:00Z',
+      maxSessions: 1,
+      disabled: false,
+    },
+  ],
+  authenticateTimeoutMs: 1000,
+  publicUrl: 'wss://vpn.example.com/',
   congestionControl: 'auto',
   stateDir: '/tmp/x',
 };
+
+export const asking: IVpnServerConfig['authenticate'][] = [
+  () => null,
+  () => {},
+  () => ({ clientId: 'laptop' }),
+  async ({ publicKey, token, name, remoteAddr, signal }) => {
+    signal.throwIfAborted();
+    return token === 'x' ? { clientId: `${publicKey}${name}${remoteAddr}`, rateLimitBytesPerSec: 1e6 } : null;
+  },
+];
 
 const transports: TVpnTransportOptions[] = [
   { transport: 'inprocess' },
@@ -107,6 +137,13 @@ same<ReturnType<typeof client.stop>>()<void>();
 same<ReturnType<typeof client.close>>()<Promise<void>>();
 same<typeof client.running>()<boolean>();
 same<ReturnType<typeof VpnClient.join>>()<Promise<IVpnClientConfig>>();
+VpnClient.join('vpn://x', { configPath: new URL('file:///etc/client.json'), name: 'laptop' });
+same<ReturnType<VpnServer['addClient']>>()<Promise<IVpnRegisteredClient>>();
+same<ReturnType<VpnServer['updateClient']>>()<Promise<IVpnRegisteredClient>>();
+same<ReturnType<VpnServer['removeClient']>>()<Promise<void>>();
+same<ReturnType<VpnServer['listRegisteredClients']>>()<Promise<IVpnRegisteredClient[]>>();
+same<ReturnType<VpnServer['createInvite']>>()<Promise<IVpnInvite>>();
+export const changes: Parameters<VpnServer['updateClient']>[1] = { name: null, disabled: true, publicKey: 'key' };
 
 client.ref().unref().connect();
 client

@@ -11,6 +11,8 @@ const { nearest } = require('./text.js');
 const COMMANDS = [
   require('./commands/init-server.js'),
   require('./commands/init-client.js'),
+  require('./commands/invite.js'),
+  require('./commands/join.js'),
   require('./commands/keygen.js'),
   require('./commands/up.js'),
   require('./commands/doctor.js'),

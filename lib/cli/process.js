@@ -6,6 +6,7 @@ const { main } = require('./main.js');
  * What a command uses of its process.
  *
  * @typedef {object} Context
+ * @property {import('node:tty').ReadStream} stdin
  * @property {import('node:tty').WriteStream} stdout
  * @property {NodeJS.WritableStream} stderr
  * @property {NodeJS.ProcessEnv} env
@@ -29,6 +30,9 @@ async function runProcess() {
     // Nobody hears what would be said here.
   });
   const context = {
+    get stdin() {
+      return process.stdin;
+    },
     stdout: process.stdout,
     stderr: process.stderr,
     env: process.env,

@@ -10,15 +10,19 @@ mod authenticator;
 mod engine;
 mod events;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use napi::bindgen_prelude::{create_custom_tokio_runtime, spawn_blocking};
 use napi_derive::{module_init, napi};
 use serde_json::{Value, json};
 
-use crate::config::{load_from_file, save_to_file};
+use zeroize::Zeroizing;
+
+use crate::client;
+use crate::config::{Invite, load_from_file, save_to_file};
 use crate::error::VpnError;
 use crate::management::{error_body, validate};
+use crate::report;
 
 /// Builds the one runtime of the process, which every environment shares.
 ///
@@ -65,6 +69,29 @@ pub async fn save_config(path: String, config: String) -> napi::Result<Option<St
     let config: Value = serde_json::from_str(&config).map_err(|error| invalid(&error))?;
     let save = move || save_to_file(Path::new(&path), &config).err().map(|error| body(&error));
     spawn_blocking(save).await.map_err(|error| napi::Error::from_reason(error.to_string()))
+}
+
+/// Registers a new key by an invite (API §9), and writes the configuration to a file that is not there yet if one is
+/// named. Resolves with JSON text: `{"config":…}` or `{"error":…}`.
+#[napi]
+pub async fn join(url: String, name: Option<String>, config_path: Option<String>) -> napi::Result<String> {
+    let url = Zeroizing::new(url);
+    let file = config_path.map(PathBuf::from);
+    let joined = match Invite::parse(&url) {
+        Ok(invite) => Box::pin(client::join(&invite, name.as_deref(), file.as_deref())).await,
+        Err(error) => Err(error.into()),
+    };
+    let answer = match joined {
+        Ok(config) => json!({ "config": config }),
+        Err(error) => json!({ "error": error_body(&error) }),
+    };
+    Ok(answer.to_string())
+}
+
+/// A text as a QR code of half blocks, dark modules printed, with its quiet zone; null if it is too long for one.
+#[napi(catch_unwind)]
+pub fn qr_code(text: String) -> Option<String> {
+    report::qr_code(&text)
 }
 
 fn body(error: &VpnError) -> String {

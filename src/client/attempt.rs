@@ -95,7 +95,7 @@ pub(super) async fn attempt(approach: Approach, shared: Arc<Shared>) -> Result<E
 }
 
 /// The first WebSocket of several dials, each begun a second after the one before if there is no TCP yet.
-async fn reach(approach: &Approach) -> Result<Dialed, Failure> {
+pub(super) async fn reach(approach: &Approach) -> Result<Dialed, Failure> {
     let begun = Instant::now();
     let (most, patience) = match approach.aim {
         Aim::First => (DIALS.0, None),
@@ -150,6 +150,13 @@ async fn dial_once(approach: &Approach, progress: Progress) -> Result<Dialed, Fa
 }
 
 async fn handshake(approach: &Approach, dialed: Dialed) -> Result<Established, Failure> {
+    let mut established = negotiate(approach, dialed).await?;
+    confirm(approach, &mut established).await?;
+    Ok(established)
+}
+
+/// Agrees on keys. Until [`confirm`], the server may be answering somebody's recording, and does nothing.
+pub(super) async fn negotiate(approach: &Approach, dialed: Dialed) -> Result<Established, Failure> {
     let Dialed { mut websocket, remote, local, server, .. } = dialed;
     let (mut hello, mut hybrid) = (approach.hello.clone(), approach.hybrid);
     let mut is_anew = false;
@@ -173,24 +180,29 @@ async fn handshake(approach: &Approach, dialed: Dialed) -> Result<Established, F
             outcome => break outcome,
         }
     };
-    let mut connected = match outcome {
-        Ok(connected) => connected,
+    match outcome {
+        Ok(client::Connected { session, hello }) => {
+            Ok(Established { websocket, session, hello, remote, local, server, is_anew })
+        }
         Err(failure) => {
             websocket.close(failure.close_code().as_u16(), "", CLOSE_WAIT).await;
-            return Err(failure.into());
+            Err(failure.into())
         }
-    };
+    }
+}
+
+/// Proves that the session is this client's (PROTOCOL §3).
+pub(super) async fn confirm(approach: &Approach, established: &mut Established) -> Result<(), Failure> {
+    let Established { websocket, session, .. } = established;
     let mut confirmation = Vec::new();
-    if let Err(error) = connected.session.poll_transmit(&mut confirmation) {
+    if let Err(error) = session.poll_transmit(&mut confirmation) {
         // Something wrong stood behind the answer.
         websocket.close(error.close_code().as_u16(), "", CLOSE_WAIT).await;
         return Err(ClientFailure::from(error).into());
     }
     let sent = timeout_at(approach.deadline, websocket.send(&confirmation)).await;
     sent.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
-        .map_err(|error| Failure::before_answer(&error.into()))?;
-    let client::Connected { session, hello } = connected;
-    Ok(Established { websocket, session, hello, remote, local, server, is_anew })
+        .map_err(|error| Failure::before_answer(&error.into()))
 }
 
 /// Message 1 and the answer to it.
@@ -201,6 +213,9 @@ async fn exchange(
     hybrid: Hybrid,
 ) -> Result<Result<client::Connected, ClientFailure>, Refusal> {
     let Approach { config, keepalive_cap, deadline, key_limits, .. } = approach;
+    // A ticket stands for it.
+    let token = config.token.clone().filter(|_| hello.ticket.is_none());
+    let hello = ClientHello { token, ..hello };
     let params = ClientParams {
         server_key: config.server_public_key,
         identity: None,

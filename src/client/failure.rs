@@ -148,7 +148,10 @@ fn rejected(rejection: Rejection) -> Failure {
         _ => Setback::Interrupted,
     };
     let advice = match rejection.code {
-        RejectCode::Unauthorized => "ask the server's operator for access",
+        RejectCode::Unauthorized => {
+            "is this client's public key registered there, not expired and not disabled, and its token right? \
+             If so or if it has none, ask the server's operator for an invite"
+        }
         RejectCode::UnsupportedVersion => "install a version of smartvpn that both ends speak",
         RejectCode::PoolExhausted => "the server has no address left; try later, or give it a larger subnet",
         RejectCode::ServerFull => "the server takes no more clients now; try later",

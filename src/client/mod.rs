@@ -12,6 +12,7 @@
 mod attempt;
 mod carried;
 mod carry;
+mod enrol;
 mod failure;
 mod inbox;
 mod marks;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::enrol::join;
 use self::inbox::Command;
 use self::shared::Shared;
 use self::supervisor::Supervisor;

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,7 +13,8 @@ use super::field::{Field, Names, Object};
 use super::proxy::ProxyChoice;
 use super::values::{self, PemSource, StateDir};
 use crate::codec::hello::is_client_name;
-use crate::crypto::keys::PublicKey;
+use crate::codec::secret::Token;
+use crate::crypto::keys::{Keypair, PublicKey};
 use crate::error::VpnError;
 use crate::transport::{CongestionControl, Endpoint, Proxy};
 
@@ -20,6 +22,8 @@ static NAMES: Names = Names {
     known: &[
         "serverUrl",
         "serverPublicKey",
+        "privateKey",
+        "token",
         "dns",
         "mtu",
         "keepaliveIntervalSecs",
@@ -33,7 +37,7 @@ static NAMES: Names = Names {
         "stateDir",
         "reconnect",
     ],
-    later: &["privateKey", "token"],
+    later: &[],
 };
 
 static RECONNECT_NAMES: Names = Names { known: &["baseDelayMs", "maxDelayMs", "maxAttempts"], later: &[] };
@@ -45,6 +49,11 @@ pub struct ClientConfig {
     pub server_url: Endpoint,
     /// `serverPublicKey`, required: the key the server must prove to hold.
     pub server_public_key: PublicKey,
+    /// `privateKey`: what the client proves to be it by, with the public key that belongs to it; without one it is
+    /// nobody in particular.
+    pub identity: Option<Arc<Keypair>>,
+    /// `token`: what the server may ask for besides, 1–4,096 printable ASCII characters.
+    pub token: Option<Token>,
     /// `dns`: resolvers for the tunnel, at most 8; `None`: the server's.
     pub dns: Option<Vec<IpAddr>>,
     /// `mtu`: the longest packet wanted in the tunnel, 576–65,535 bytes, 1,420 unless given; the
@@ -125,6 +134,8 @@ impl ClientConfig {
         Ok(Self {
             server_url: config.required("serverUrl", values::server_url)?,
             server_public_key: config.required("serverPublicKey", values::public_key)?,
+            identity: config.optional("privateKey", values::private_key)?.map(|key| Arc::new(key.into())),
+            token: config.optional("token", values::token)?,
             dns: config.optional("dns", values::dns)?,
             mtu: config.optional("mtu", values::mtu)?.unwrap_or(defaults::MTU),
             keepalive_interval: config.optional("keepaliveIntervalSecs", keepalive)?,
@@ -179,6 +190,7 @@ mod tests {
     use crate::transport::Proxy;
 
     const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+    const PRIVATE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
 
     /// The least there is, with `more` over it.
     fn with(more: &Value) -> Value {
@@ -198,6 +210,7 @@ mod tests {
         let config = parse(&json!({})).unwrap();
         assert_eq!(config.server_url.to_string(), "wss://vpn.example.org/tunnel");
         assert_eq!(config.server_public_key.to_string(), KEY);
+        assert!(config.identity.is_none() && config.token.is_none());
         assert_eq!((config.dns, config.mtu, config.keepalive_interval), (None, 1420, None));
         assert!(config.routes.is_empty());
         assert_eq!((config.tun_name, config.tls_ca, config.name), (None, None, None));
@@ -214,6 +227,8 @@ mod tests {
     #[test]
     fn every_field_is_read() {
         let config = parse(&json!({
+            "privateKey": PRIVATE,
+            "token": "t0ken!",
             "dns": ["1.1.1.1", "2606:4700::1111"],
             "mtu": 1280,
             "keepaliveIntervalSecs": 5,
@@ -228,6 +243,8 @@ mod tests {
             "reconnect": { "baseDelayMs": 100, "maxDelayMs": 100, "maxAttempts": 3 },
         }))
         .unwrap();
+        assert_eq!(config.identity.unwrap().public, KEY.parse().unwrap());
+        assert_eq!(config.token, Token::new("t0ken!".into()));
         assert_eq!(config.dns.unwrap().len(), 2);
         assert_eq!((config.mtu, config.keepalive_interval), (1280, Some(Duration::from_secs(5))));
         assert_eq!(config.routes.len(), 2);
@@ -287,6 +304,11 @@ mod tests {
             (json!({ "serverUrl": "https://vpn.example.org" }), "serverUrl"),
             (json!({ "serverPublicKey": "x" }), "serverPublicKey"),
             (json!({ "serverPublicKey": KEY.trim_end_matches('=') }), "serverPublicKey"),
+            (json!({ "privateKey": KEY.trim_end_matches('=') }), "privateKey"),
+            (json!({ "privateKey": null }), "privateKey"),
+            (json!({ "token": "" }), "token"),
+            (json!({ "token": "a b" }), "token"),
+            (json!({ "token": "x".repeat(4097) }), "token"),
             (json!({ "dns": "1.1.1.1" }), "dns"),
             (json!({ "dns": ["1.1.1.1", "1.1.1"] }), "dns[1]"),
             (json!({ "mtu": 575 }), "mtu"),
@@ -337,10 +359,13 @@ mod tests {
     }
 
     #[test]
-    fn later_options_are_told_apart_from_mistakes() {
-        for name in ["privateKey", "token"] {
-            let error = parse(&json!({ name: "x" })).unwrap_err();
-            assert!(error.message.starts_with(&format!("{name} is not supported")), "{}", error.message);
+    fn keys_and_tokens_are_not_printed() {
+        let printed = format!("{:?}", parse(&json!({ "privateKey": PRIVATE, "token": "hunter2" })).unwrap());
+        assert!(!printed.contains(PRIVATE) && !printed.contains("hunter2"), "{printed}");
+        for (field, secret) in [("privateKey", "hunter2"), ("token", "hunter2 or 3"), ("token", "hünter2")] {
+            let error = parse(&json!({ field: secret })).unwrap_err();
+            assert!(error.message.starts_with(&format!("{field} must be ")), "{}", error.message);
+            assert!(!format!("{error:?}").contains(secret), "{error:?}");
         }
     }
 

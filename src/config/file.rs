@@ -16,13 +16,16 @@ use crate::error::{ErrorCode, VpnError};
 /// longer is some other file.
 const SIZE_LIMIT: u64 = 1024 * 1024;
 
+/// The fields that nobody but the file's owner may read, and what they hold.
+const SECRETS: &[(&str, &str)] = &[("privateKey", "private key"), ("token", "token")];
+
 /// Reads a configuration. Relative paths in it start at its folder, and are absolute in what is
 /// returned. Whether its fields are right is for `parse` to say.
 ///
 /// # Errors
 ///
 /// `file-error` if the file can't be read, is longer than 1 MiB, or holds a private key that others
-/// than its owner may read; `invalid-config` if it is not JSON, with line and column, or no object.
+/// than its owner may read, or a token; `invalid-config` if it is not JSON, with line and column, or no object.
 pub fn load_from_file(path: &Path) -> Result<Value, VpnError> {
     let failed = |error| file_error("read", path, &error);
     let file = File::open(path).map_err(failed)?;
@@ -43,8 +46,8 @@ pub fn load_from_file(path: &Path) -> Result<Value, VpnError> {
     let Value::Object(fields) = &mut value else {
         return Err(VpnError::config("", format!("{} must hold a JSON object", path.display())));
     };
-    if fields.contains_key("privateKey") {
-        check_private(path, &metadata)?;
+    if let Some((_, what)) = SECRETS.iter().find(|(name, _)| fields.contains_key(*name)) {
+        check_private(path, &metadata, what)?;
     }
     let path = std::path::absolute(path).map_err(failed)?;
     values::make_paths_absolute(fields, path.parent().unwrap_or(Path::new("/")));
@@ -65,9 +68,37 @@ pub fn save_to_file(path: &Path, config: &Value) -> Result<(), VpnError> {
     replace(&target, text.as_bytes()).map_err(|error| file_error("write", path, &error))
 }
 
+/// Writes a configuration to a file that is not there yet, readable by its owner only. It is on the disk when this
+/// returns.
+///
+/// # Errors
+///
+/// `file-error` if there is such a file, or it can't be written; then nothing is left of it.
+pub fn save_to_new_file(path: &Path, config: &Value) -> Result<(), VpnError> {
+    let mut text = Zeroizing::new(format!("{config:#}"));
+    text.push('\n');
+    match write_new(path, text.as_bytes()) {
+        Ok(()) => {
+            sync_folder(path);
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(already_there(path)),
+        Err(error) => {
+            drop(fs::remove_file(path));
+            Err(file_error("write", path, &error))
+        }
+    }
+}
+
+/// The refusal to replace a file.
+pub(crate) fn already_there(path: &Path) -> VpnError {
+    let message = format!("{} is there already; choose another file, or remove it", path.display());
+    VpnError::new(ErrorCode::FileError, message)
+}
+
 /// What others can read is no secret.
 #[cfg(unix)]
-fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), VpnError> {
+fn check_private(path: &Path, metadata: &fs::Metadata, what: &str) -> Result<(), VpnError> {
     use std::os::unix::fs::PermissionsExt as _;
 
     let mode = metadata.permissions().mode() & 0o777;
@@ -77,12 +108,12 @@ fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), VpnError> {
     let shown = path.display();
     Err(VpnError::new(
         ErrorCode::FileError,
-        format!("{shown} holds a private key and others may read it (mode {mode:04o}): chmod 600 {shown}"),
+        format!("{shown} holds a {what} and others may read it (mode {mode:04o}): chmod 600 {shown}"),
     ))
 }
 
 #[cfg(not(unix))]
-fn check_private(_: &Path, _: &fs::Metadata) -> Result<(), VpnError> {
+fn check_private(_: &Path, _: &fs::Metadata, _: &str) -> Result<(), VpnError> {
     Ok(())
 }
 
@@ -178,6 +209,23 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    fn a_new_file_replaces_none() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("client.json");
+        save_to_new_file(&path, &json!({ "token": "x" })).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let error = save_to_new_file(&path, &json!({})).unwrap_err();
+        assert_eq!(error.code, ErrorCode::FileError);
+        assert!(error.message.contains("is there already"), "{}", error.message);
+        assert_eq!(load_from_file(&path).unwrap(), json!({ "token": "x" }));
+        let error = save_to_new_file(&folder.path().join("missing/client.json"), &json!({})).unwrap_err();
+        assert_eq!(error.code, ErrorCode::FileError);
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn a_private_key_that_others_may_read_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
 
@@ -195,6 +243,8 @@ mod tests {
                 assert!(!error.message.contains("hunter2"));
             }
         }
+        fs::write(&path, r#"{"token":"hunter2"}"#).unwrap();
+        assert!(load_from_file(&path).unwrap_err().message.contains("holds a token"));
         fs::write(&path, r#"{"serverPublicKey":"x"}"#).unwrap();
         assert!(load_from_file(&path).is_ok(), "nothing secret");
     }

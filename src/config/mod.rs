@@ -10,14 +10,16 @@ mod client;
 pub mod clients;
 mod field;
 mod file;
+mod invite;
 mod proxy;
 mod server;
 mod tls;
 mod values;
 
 pub use client::{ClientConfig, Reconnect};
-pub(crate) use file::replace as replace_file;
-pub use file::{load_from_file, save_to_file};
+pub(crate) use file::{already_there, replace as replace_file};
+pub use file::{load_from_file, save_to_file, save_to_new_file};
+pub use invite::{Invite, InviteError};
 pub use proxy::ProxyChoice;
 pub use server::{ServerConfig, TlsPem};
 pub use values::{PemSource, StateDir};

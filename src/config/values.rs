@@ -15,6 +15,7 @@ use super::field::{Field, Object};
 use super::proxy::ProxyChoice;
 use crate::addr::cidr::{parse_cidr, parse_cidr_or_address};
 use crate::addr::{Address, Subnet};
+use crate::codec::secret::Token;
 use crate::crypto::keys::{PrivateKey, PublicKey};
 use crate::error::{ErrorCode, VpnError};
 use crate::qos::RateLimit;
@@ -115,6 +116,14 @@ pub(super) fn private_key(field: &Field<'_>) -> Result<PrivateKey, VpnError> {
     let text = field.value().and_then(Value::as_str);
     text.and_then(|text| PrivateKey::from_base64(text).ok())
         .ok_or_else(|| field.refuse_unseen("must be a private key: 32 bytes in base64 (44 characters)"))
+}
+
+/// A bearer credential that no message repeats.
+pub(super) fn token(field: &Field<'_>) -> Result<Token, VpnError> {
+    let text = field.value().and_then(Value::as_str);
+    text.and_then(|text| Token::new(text.to_owned())).ok_or_else(|| {
+        field.refuse_unseen("must be a token: 1 to 4,096 printable ASCII characters without blanks")
+    })
 }
 
 /// Where a server is. What is refused may hold a password, so no message repeats it.
@@ -380,6 +389,7 @@ mod tests {
         let messages = [
             read(&json!(SECRET), private_key).unwrap_err(),
             read(&json!([SECRET]), private_key).unwrap_err(),
+            read(&json!(format!("{SECRET} x")), token).unwrap_err(),
             read(&json!(format!("MIIB\n{SECRET}")), |field| pem(field, base)).unwrap_err(),
             read(&json!(format!("wss://me:{SECRET}@example.org/")), server_url).unwrap_err(),
             read(&json!(format!("https://me:{SECRET}@example.org/")), server_url).unwrap_err(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, InvalidMessage};
 
+use super::trust::NotPinned;
 use crate::error::ErrorCode;
 
 /// How far dialling had come.
@@ -326,6 +327,11 @@ impl TlsFault {
                     advice: "let it be made with basicConstraints CA:FALSE, or signed by that authority",
                 }
             }
+            CertificateError::Other(reason) if reason.0.is::<NotPinned>() => Self::Untrusted {
+                server,
+                reason: reason.to_string(),
+                advice: "ask the server's operator for a new invite; if that one fails too, somebody else answers there",
+            },
             other => Self::Untrusted {
                 server,
                 reason: match other {

@@ -4,17 +4,19 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
-use rustls_platform_verifier::BuilderVerifierExt;
+use rustls::{ClientConfig, InconsistentKeys, ServerConfig};
+use rustls_platform_verifier::{BuilderVerifierExt, Verifier};
 
 use super::error::{PemFault, TlsConfigError};
 use super::paced::PacedTcp;
+use super::trust::{Anchors, Pinned, PinnedCertificate, spki_hash};
 use super::{Stream, TlsStream};
 
 /// How many sessions a client remembers, to skip the server's certificates when it reconnects.
@@ -22,13 +24,18 @@ const REMEMBERED_SESSIONS: usize = 4;
 
 /// A listener's certificate and key, ready for use: TLS 1.3 only, ALPN `http/1.1`.
 #[derive(Clone, Debug)]
-pub struct ServerTls(Arc<ServerConfig>);
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// The server's own certificate first.
+    chain: Arc<[CertificateDer<'static>]>,
+}
 
 impl ServerTls {
     /// Takes a PEM certificate chain, the server's own first, and the private key to it.
     pub fn from_pem(cert_pem: &[u8], key_pem: &[u8]) -> Result<Self, TlsConfigError> {
         let chain = certificates(cert_pem).map_err(TlsConfigError::Certificate)?;
         let key = private_key(key_pem).map_err(TlsConfigError::Key)?;
+        let shown = Arc::from(chain.as_slice());
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| TlsConfigError::Certificate(PemFault::Unusable(error)))?
@@ -47,11 +54,29 @@ impl ServerTls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.enable_secret_extraction = true;
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), chain: shown })
+    }
+
+    /// What a client that is to connect to `host` must be told to trust: SHA-256 of the SubjectPublicKeyInfo of the
+    /// last certificate of the chain, which is the authority's if the chain has it, else the server's own. `None` where
+    /// this system trusts the chain for `host`, as clients then do too: public authorities renew their keys.
+    ///
+    /// Reads the system's authorities, which takes some milliseconds.
+    pub fn pin(&self, host: &str) -> Option<[u8; 32]> {
+        if self.is_trusted_by_system(host) { None } else { self.chain.iter().rev().find_map(spki_hash) }
+    }
+
+    fn is_trusted_by_system(&self, host: &str) -> bool {
+        let (Ok(verifier), Ok(name), [own, others @ ..]) =
+            (Verifier::new(provider()), ServerName::try_from(host), &*self.chain)
+        else {
+            return false;
+        };
+        verifier.verify_server_cert(own, others, &name, &[], UnixTime::now()).is_ok()
     }
 
     pub(super) async fn accept(&self, tcp: PacedTcp) -> io::Result<Stream> {
-        Ok(Stream::Tls(Box::new(TlsStream::accept(Arc::clone(&self.0), tcp).await?)))
+        Ok(Stream::Tls(Box::new(TlsStream::accept(Arc::clone(&self.config), tcp).await?)))
     }
 }
 
@@ -71,17 +96,30 @@ impl ClientTls {
         Ok(Self::new(config))
     }
 
-    /// Trusts the certificates in `pem`, and nothing else.
+    /// Trusts the certificates in `pem` and what they have signed, and nothing else. One of them may be the server's
+    /// own.
     pub fn with_ca_pem(pem: &[u8]) -> Result<Self, TlsConfigError> {
         let unusable = |error| TlsConfigError::Ca(PemFault::Unusable(error));
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(pem).map_err(TlsConfigError::Ca)? {
-            roots.add(certificate).map_err(unusable)?;
-        }
+        let certificates = certificates(pem).map_err(TlsConfigError::Ca)?;
+        let anchors = Anchors::new(certificates, &provider()).map_err(unusable)?;
+        Self::with_verifier(Arc::new(anchors)).map_err(unusable)
+    }
+
+    /// Trusts the certificate that the server shows whose SubjectPublicKeyInfo has this SHA-256, and what it has
+    /// signed, and nothing else. The certificate is told once the server has shown it.
+    pub fn pinned(pin: [u8; 32]) -> Result<(Self, PinnedCertificate), TlsConfigError> {
+        let seen = PinnedCertificate::default();
+        let verifier = Pinned { pin, provider: provider(), seen: seen.clone() };
+        let tls = Self::with_verifier(Arc::new(verifier))
+            .map_err(|error| TlsConfigError::Ca(PemFault::Unusable(error)))?;
+        Ok((tls, seen))
+    }
+
+    fn with_verifier(verifier: Arc<dyn ServerCertVerifier>) -> Result<Self, rustls::Error> {
         let config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(unusable)?
-            .with_root_certificates(roots)
+            .with_protocol_versions(&[&TLS13, &TLS12])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         Ok(Self::new(config))
     }
@@ -166,7 +204,7 @@ mod tests {
         let client = ClientTls::with_ca_pem(cert.pem().as_bytes()).unwrap();
         let name = "vpn.test".try_into().unwrap();
         let mut client: Connection = ClientConnection::new(client.0, name).unwrap().into();
-        let mut server: Connection = ServerConnection::new(server.unwrap().0).unwrap().into();
+        let mut server: Connection = ServerConnection::new(server.unwrap().config).unwrap().into();
         for _ in 0..2 {
             pass(&mut client, &mut server);
             pass(&mut server, &mut client);
