@@ -2,6 +2,7 @@
 //! answers.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
@@ -13,6 +14,7 @@ use crate::codec::hello::{is_client_id, is_client_name};
 use crate::error::{ErrorCode, VpnError};
 use crate::qos::RateLimit;
 use crate::session::registry::{CLIENTS_MAX, RegisteredClient, SESSIONS_MAX};
+use crate::transport::Endpoint;
 
 static NAMES: Names = Names {
     known: &[
@@ -33,6 +35,17 @@ static DECISION_NAMES: Names = Names {
     known: &["clientId", "name", "assignedIp", "rateLimitBytesPerSec", "burstBytes", "maxSessions"],
     later: &[],
 };
+
+static INVITE_NAMES: Names = Names { known: &["name", "expiresInSecs", "uses", "serverUrl"], later: &[] };
+
+/// How long an invite is good unless told otherwise: long enough to be read tomorrow.
+const INVITE_LIFETIME: Duration = Duration::from_secs(86_400);
+
+/// `expiresInSecs`: from a minute, as somebody has to type, to a year.
+const INVITE_SECS: RangeInclusive<u64> = 60..=31_536_000;
+
+/// `uses`: up to a company's devices.
+const INVITE_USES: RangeInclusive<u64> = 1..=1_000;
 
 /// What a program's `authenticate` says of a client that it lets in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +77,45 @@ impl Decision {
             limit: values::rate_limit(&decision, "rateLimitBytesPerSec", "burstBytes")?,
             max_sessions: decision.optional("maxSessions", max_sessions)?.unwrap_or(1),
         })
+    }
+}
+
+/// What `createInvite` is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InviteOptions {
+    /// `name`: the label of clients that come by it, unless they bring their own.
+    pub name: Option<String>,
+    /// `expiresInSecs`: 60 s to a year; a day unless given.
+    pub expires_in: Duration,
+    /// `uses`: clients that may come by it, 1–1,000; one unless given.
+    pub uses: u32,
+    /// `serverUrl`: where they reach the server; the server's `publicUrl` unless given.
+    pub server_url: Option<Endpoint>,
+}
+
+impl InviteOptions {
+    /// Reads the parameters; none at all are fine.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-argument` with the member at fault.
+    pub fn parse(options: &Value) -> Result<Self, VpnError> {
+        let nothing = json!({});
+        let options = if options.is_null() { &nothing } else { options };
+        let read = || {
+            let options = Field::root(options).object(&INVITE_NAMES)?;
+            let expires_in = options.optional("expiresInSecs", |field| field.seconds(INVITE_SECS))?;
+            // The range ends far below u32's.
+            let uses =
+                options.optional("uses", |field| field.integer(INVITE_USES).map(|uses| uses as u32))?;
+            Ok(Self {
+                name: options.optional("name", name)?,
+                expires_in: expires_in.unwrap_or(INVITE_LIFETIME),
+                uses: uses.unwrap_or(1),
+                server_url: options.optional("serverUrl", values::server_url)?,
+            })
+        };
+        read().map_err(as_argument)
     }
 }
 
@@ -273,6 +325,27 @@ mod tests {
             json!({ "x": 1 }),
         ] {
             assert_eq!(change(wrong).unwrap_err().code, ErrorCode::InvalidArgument);
+        }
+    }
+
+    #[test]
+    fn an_invite_is_for_one_client_and_a_day_unless_told_otherwise() {
+        let default = InviteOptions::parse(&Value::Null).unwrap();
+        assert_eq!((default.uses, default.expires_in), (1, Duration::from_secs(86_400)));
+        assert_eq!(InviteOptions::parse(&json!({})).unwrap(), default);
+        let full =
+            json!({ "name": "x", "expiresInSecs": 60, "uses": 2, "serverUrl": "wss://vpn.example.org/x" });
+        let full = InviteOptions::parse(&full).unwrap();
+        assert_eq!((full.name.as_deref(), full.uses), (Some("x"), 2));
+        for (name, value) in [
+            ("uses", json!(0)),
+            ("expiresInSecs", json!(59)),
+            ("serverUrl", json!("https://vpn.example.org")),
+            ("name", json!(5)),
+            ("url", json!("x")),
+        ] {
+            let error = InviteOptions::parse(&json!({ name: value })).unwrap_err();
+            assert_eq!((error.code, error.path.as_deref()), (ErrorCode::InvalidArgument, Some(name)));
         }
     }
 

@@ -166,6 +166,7 @@ impl Endpoint {
             "removeClientRateLimit" => {
                 server.set_client_rate_limit(&params::string(&params, "id")?, None).map(|()| Value::Null)
             }
+            "createInvite" => server.create_invite(&params).await,
             "addClient" => server.add_client(&params).await,
             "updateClient" => {
                 let (id, changes) = params::update(&params)?;

@@ -7,13 +7,13 @@ use tokio::time::sleep;
 
 use super::hub::{Hub, Members, unix_now};
 use crate::codec::disconnect::DisconnectCode;
-use crate::codec::secret::Token;
-use crate::config::clients::{changed_client, iso, parse_client, to_map};
+use crate::config::Invite;
+use crate::config::clients::{InviteOptions, changed_client, iso, parse_client, to_map};
 use crate::engine::clock;
 use crate::error::{ErrorCode, VpnError};
 use crate::qos::RateLimit;
 use crate::report::DisconnectReason;
-use crate::session::registry::{Invite, InviteId, RegisteredClient, RegistryError};
+use crate::session::registry::{Invite as OpenInvite, RegisteredClient, RegistryError};
 use crate::session::roster::ReserveError;
 
 /// How often registrations are looked at while some of them expire: they end by the wall clock, which may be set.
@@ -88,9 +88,22 @@ impl Hub {
         members.registry.clients().into_iter().map(|client| listed(&members, client)).collect()
     }
 
-    /// Opens an invite.
-    pub(super) fn invite(&self, invite: Invite) -> Result<(Token, InviteId), VpnError> {
-        self.members().registry.invite(unix_now(), invite, &mut rand::rng()).map_err(|error| refused(&error))
+    /// Opens an invite. Returns it as `IVpnInvite`.
+    pub(super) fn create_invite(&self, options: &Value) -> Result<Value, VpnError> {
+        let options = InviteOptions::parse(options)?;
+        let server = options.server_url.or_else(|| self.config.public_url.clone()).ok_or_else(|| {
+            let message = "an invite says where the server is: give serverUrl, or publicUrl in the server's configuration";
+            VpnError::new(ErrorCode::InvalidArgument, message)
+        })?;
+        // A proxy in front shows a certificate of its own, which is known there only.
+        let pin = self.tls.as_ref().and_then(|tls| tls.pin(&server.host));
+        let unix = unix_now();
+        let expires_at = unix.saturating_add(options.expires_in.as_secs());
+        let open = OpenInvite { name: options.name, expires_at, uses: options.uses };
+        let opened = self.members().registry.invite(unix, open, &mut rand::rng());
+        let (token, id) = opened.map_err(|error| refused(&error))?;
+        let invite = Invite::new(server, self.keypair.public, token, pin)?;
+        Ok(json!({ "url": *invite.to_url(), "id": id.to_string(), "expiresAt": iso(expires_at) }))
     }
 
     /// Cuts clients whose registration expires. Never ends.
@@ -148,11 +161,6 @@ fn listed(members: &Members, client: &RegisteredClient) -> Value {
     let online = client.session_ids().any(|session| members.roster.is_online(&session));
     listed.insert("online".to_owned(), json!(online));
     Value::Object(listed)
-}
-
-/// What `createInvite` is told of an invite, besides its URL.
-pub(super) fn expiry(unix: u64) -> String {
-    iso(unix)
 }
 
 fn unknown(id: &str) -> VpnError {

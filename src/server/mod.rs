@@ -225,6 +225,16 @@ impl Server {
         kept(&hub).await
     }
 
+    /// Opens an invite, which registers whoever joins by its URL. `options` and result are those of the public API.
+    ///
+    /// # Errors
+    /// `not-running`, `invalid-argument`, `file-error` as [`Self::add_client`].
+    pub async fn create_invite(&self, options: &Value) -> Result<Value, VpnError> {
+        let hub = self.serving_hub()?;
+        let invite = hub.create_invite(options)?;
+        kept(&hub).await.map(|()| invite)
+    }
+
     /// The registered clients, by id.
     ///
     /// # Errors
