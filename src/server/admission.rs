@@ -211,7 +211,7 @@ pub(super) fn rejection(code: RejectCode) -> Rejection {
         RejectCode::ShuttingDown => "the server is stopping",
         RejectCode::TicketExpired => "the ticket has expired",
         RejectCode::TicketInvalid => "the ticket is not valid here",
-        RejectCode::Unauthorized => "the client was removed or is not let in",
+        RejectCode::Unauthorized => "the server does not let this client in",
         RejectCode::BadRequest => "the server cannot give the client what it is to have",
         _ => "the server is full",
     };
