@@ -177,7 +177,8 @@ export const SECTIONS = [
       'src/network/repair.rs': { LIMIT: TIME },
       'src/network/state.rs': { POLL: TIME },
       'src/network/command.rs': { ATTEMPTS: 'runs', POLL: TIME },
-      'src/network/nat.rs': { LIMIT: TIME, REMOVAL_LIMIT: TIME },
+      'src/network/nft.rs': { LIMIT: TIME, REMOVAL_LIMIT: TIME },
+      'src/network/keeper.rs': { REST: TIME, RETRY: TIME, RECEIVE_LEN: BYTES },
       'src/network/firewall/judge.rs': { MAX_DEPTH: 'jumps' },
       'src/network/netlink/socket.rs': { RECEIVE_LEN: BYTES, ANSWER_TIMEOUT: TIME, DUMP_ATTEMPTS: 'dumps' },
       'src/network/monitor.rs': {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_all;
+use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -18,7 +19,7 @@ use super::{GOODBYE, Shared};
 use crate::config::ServerConfig;
 use crate::engine::{Lane, Task, pump};
 use crate::error::{ErrorCode, VpnError};
-use crate::network::{HostChanges, Netlink};
+use crate::network::{Guard, HostChanges, Netlink};
 use crate::report::{ConnectionState, Events, LogLevel, Status, timestamp};
 use crate::session::registry::Auth;
 use crate::transport::Listener;
@@ -55,7 +56,8 @@ impl Serving {
             shared.events.log(LogLevel::Warn, "tun", remark);
         }
         let mut changes = HostChanges::take_over(config.state_dir.path(), tun.name()).await?;
-        if let Err(error) = set_up(&config, &netlink, &tun, &mut changes, shared).await {
+        let port = listener.local_addr().port();
+        if let Err(error) = set_up(&config, &netlink, &tun, &mut changes, (shared, port)).await {
             changes.undo().await;
             return Err(error);
         }
@@ -165,14 +167,17 @@ fn say_who_comes_in(config: &ServerConfig, events: &Events) {
     }
 }
 
-/// Addresses and, where asked for, NAT.
+/// Addresses, their guard and, where asked for, NAT that spares the listener's port.
 async fn set_up(
     config: &ServerConfig,
     netlink: &Netlink,
     tun: &Tun,
     changes: &mut HostChanges,
-    shared: &Shared,
+    (shared, port): (&Shared, u16),
 ) -> Result<(), VpnError> {
+    if let Err(error) = changes.guard(tun.name(), guard(config)).await {
+        shared.events.log(LogLevel::Warn, "firewall", error.unguarded());
+    }
     let v4 = IpAddr::V4(config.subnet.server());
     netlink.add_address(tun.index(), v4, config.subnet.prefix_len())?;
     if let Some(subnet) = config.subnet6 {
@@ -189,12 +194,22 @@ async fn set_up(
             config.subnet.net(),
             config.subnet6.map(|subnet| subnet.net()),
             config.client_to_client,
+            Some(port),
         )
         .await?;
     for finding in changes.foreign_forward_drops(tun.name()).await {
         shared.events.warn("forward-policy", format!("{}; to mend it: {}", finding.message, finding.command));
     }
     Ok(())
+}
+
+/// What only the tunnel is to lead to. A subnet that is not translated may be routed to from elsewhere.
+fn guard(config: &ServerConfig) -> Guard {
+    let v4 = (IpNet::V4(config.subnet.net()), IpAddr::V4(config.subnet.server()));
+    let v6 = config.subnet6.map(|subnet| (IpNet::V6(subnet.net()), IpAddr::V6(subnet.server())));
+    let (subnets, own): (Vec<_>, Vec<_>) = std::iter::once(v4).chain(v6).unzip();
+    let hidden = if config.enable_nat { subnets.clone() } else { own.into_iter().map(IpNet::from).collect() };
+    Guard::Server { hidden, subnets }
 }
 
 /// Serves until told to stop, or until the interface fails.
