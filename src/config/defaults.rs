@@ -63,3 +63,12 @@ pub const TICKET_MAX_AGE: Duration = Duration::from_secs(86_400);
 
 /// Range of `ticketMaxAgeSecs`, in seconds: from a minute to 30 days.
 pub const TICKET_MAX_AGE_RANGE: RangeInclusive<u64> = 60..=2_592_000;
+
+/// `handshakesPerSecond`: more than the clients behind one address do together, unless all of them come back at once.
+pub const HANDSHAKES_PER_SECOND: u32 = 50;
+
+/// `handshakeBurst`: the clients of an office or a provider's gateway that come back at once.
+pub const HANDSHAKE_BURST: u32 = 400;
+
+/// Range of both: none would keep everybody out, and no machine does more.
+pub const HANDSHAKES_RANGE: RangeInclusive<u64> = 1..=100_000;

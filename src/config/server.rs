@@ -15,6 +15,7 @@ use crate::crypto::keys::Keypair;
 use crate::error::VpnError;
 use crate::qos::RateLimit;
 use crate::qos::token_bucket::{MAX_BURST, MIN_BURST, RATE_RANGE};
+use crate::session::gate::GateRules;
 use crate::transport::CongestionControl;
 
 static NAMES: Names = Names {
@@ -42,6 +43,8 @@ static NAMES: Names = Names {
         "stateDir",
         "defaultRateLimitBytesPerSec",
         "defaultBurstBytes",
+        "handshakesPerSecond",
+        "handshakeBurst",
     ],
     later: &[
         "auth",
@@ -49,8 +52,6 @@ static NAMES: Names = Names {
         "authenticate",
         "authenticateTimeoutMs",
         "publicUrl",
-        "handshakesPerSecond",
-        "handshakeBurst",
     ],
 };
 
@@ -83,6 +84,9 @@ pub struct ServerConfig {
     pub max_clients: u64,
     /// `clientToClient`: clients can reach each other.
     pub client_to_client: bool,
+    /// `handshakesPerSecond` and `handshakeBurst`, each 1–100,000: what one source address, or IPv6 /64, may begin;
+    /// 50 and 400 unless given.
+    pub handshakes: GateRules,
     /// `path`: the only path that upgrades, without query; `None`: any.
     pub path: Option<String>,
     /// `tunName`: the interface's name; `None`: the first free one.
@@ -147,6 +151,7 @@ impl ServerConfig {
                 .optional("maxClients", clients)?
                 .unwrap_or_else(|| AddressPool::new(subnet, subnet6).capacity()),
             client_to_client: config.optional("clientToClient", Field::boolean)?.unwrap_or_default(),
+            handshakes: handshakes(config)?,
             path: config.optional("path", path)?,
             tun_name: config.optional("tunName", values::tun_name)?,
             proxy_protocol: proxy_protocol(config, &trusted_proxies)?,
@@ -195,6 +200,18 @@ fn rate_limit(config: &Object<'_>) -> Result<Option<RateLimit>, VpnError> {
         }
         (None, None) => Ok(None),
     }
+}
+
+fn handshakes(config: &Object<'_>) -> Result<GateRules, VpnError> {
+    let integer = |name, default| {
+        let value = config.optional(name, |field| field.integer(defaults::HANDSHAKES_RANGE))?;
+        // Within u32, as the range is.
+        Ok::<_, VpnError>(value.map_or(default, |value| value as u32))
+    };
+    Ok(GateRules {
+        per_second: integer("handshakesPerSecond", defaults::HANDSHAKES_PER_SECOND)?,
+        burst: integer("handshakeBurst", defaults::HANDSHAKE_BURST)?,
+    })
 }
 
 fn keypair(config: &Object<'_>) -> Result<Keypair, VpnError> {
@@ -282,6 +299,7 @@ mod tests {
             (false, false, false)
         );
         assert_eq!((config.max_clients, config.path, config.tun_name), (253, None, None));
+        assert_eq!(config.handshakes, GateRules { per_second: 50, burst: 400 });
         assert_eq!(config.congestion_control, CongestionControl::Auto);
         assert_eq!(config.state_dir, StateDir::Default);
     }
@@ -298,6 +316,8 @@ mod tests {
             "keepaliveIntervalSecs": 120,
             "enableNat": true,
             "maxClients": 1,
+            "handshakesPerSecond": 100_000,
+            "handshakeBurst": 1,
             "clientToClient": true,
             "path": "/tunnel",
             "tunName": "vpn0",
@@ -317,6 +337,7 @@ mod tests {
         assert_eq!((config.mtu, config.keepalive_interval_secs()), (1280, 120));
         assert_eq!((config.enable_nat, config.client_to_client), (true, true));
         assert_eq!((config.max_clients, config.path.as_deref()), (1, Some("/tunnel")));
+        assert_eq!(config.handshakes, GateRules { per_second: 100_000, burst: 1 });
         assert_eq!(config.tun_name.as_deref(), Some("vpn0"));
         assert_eq!((config.trusted_proxies.len(), config.proxy_protocol), (2, true));
         assert_eq!(config.congestion_control, CongestionControl::System);
@@ -366,6 +387,8 @@ mod tests {
             (json!({ "keepaliveIntervalSecs": 0 }), "keepaliveIntervalSecs"),
             (json!({ "enableNat": 1 }), "enableNat"),
             (json!({ "maxClients": 0 }), "maxClients"),
+            (json!({ "handshakesPerSecond": 0 }), "handshakesPerSecond"),
+            (json!({ "handshakeBurst": 100_001 }), "handshakeBurst"),
             (json!({ "clientToClient": "yes" }), "clientToClient"),
             (json!({ "path": "tunnel" }), "path"),
             (json!({ "path": "/a?b" }), "path"),

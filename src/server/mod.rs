@@ -19,6 +19,7 @@ mod rules;
 mod running;
 mod serve;
 mod source;
+mod strangers;
 mod table;
 
 use std::sync::{Arc, Mutex, PoisonError};

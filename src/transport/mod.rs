@@ -12,6 +12,7 @@
 
 mod assembly;
 mod connect;
+mod descriptors;
 mod dial;
 mod dial_error;
 mod error;
@@ -38,6 +39,7 @@ mod url;
 mod websocket;
 mod wire;
 
+pub use self::descriptors::{is_in_reserve, raise_descriptor_limit};
 pub use self::dial::{DialOptions, Dialed, dial};
 pub use self::dial_error::{DialError, DialPhase, ProxyFault, TlsFault};
 pub use self::error::{
@@ -52,7 +54,7 @@ pub use self::socket::CongestionControl;
 pub use self::stream::Stream;
 pub use self::tls::{ClientTls, ServerTls};
 pub use self::tls_stream::TlsStream;
-pub use self::upgrade::{UpgradeOptions, Upgraded, upgrade};
+pub use self::upgrade::{UpgradeOptions, Upgraded, upgrade, upgrade_watched};
 pub use self::url::Endpoint;
 pub use self::websocket::{HANDSHAKE_MESSAGE_LIMIT, SESSION_MESSAGE_LIMIT, WebSocket};
 pub use self::wire::{MessageCost, Wire, WireGuard};

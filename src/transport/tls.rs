@@ -51,7 +51,7 @@ impl ServerTls {
     }
 
     pub(super) async fn accept(&self, tcp: PacedTcp) -> io::Result<Stream> {
-        Ok(Stream::Tls(Box::new(TlsStream::accept(Arc::clone(&self.0), tcp).await?)))
+        Ok(Stream::Tls(Box::new(TlsStream::accept(Arc::clone(&self.0), tcp).await?.frugal())))
     }
 }
 
