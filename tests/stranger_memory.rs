@@ -40,6 +40,8 @@ enum Stage {
     Secured,
     /// Its head lacks the end.
     HalfHead,
+    /// The same, and a record behind it lacks a byte.
+    HalfRecord,
     /// It has a WebSocket.
     Upgraded,
     /// Its first message, the longest, lacks a byte.
@@ -152,12 +154,17 @@ impl Site {
             stream.conn.complete_io(&mut stream.sock).unwrap();
         }
         speak(&mut stream, stage);
+        if stage == Stage::HalfRecord {
+            let mut record = vec![23, 3, 3, 0x41, 0];
+            record.resize(record.len() + 0x40ff, 0);
+            stream.sock.write_all(&record).unwrap();
+        }
         Box::new(stream)
     }
 }
 
 fn speak(stream: &mut (impl Read + Write), stage: Stage) {
-    if stage == Stage::HalfHead {
+    if matches!(stage, Stage::HalfHead | Stage::HalfRecord) {
         let mut head = b"GET / HTTP/1.1\r\nX: ".to_vec();
         head.resize(HEAD, b'x');
         stream.write_all(&head).unwrap();
@@ -200,6 +207,7 @@ fn a_stranger_holds_18_kib_before_its_head_and_40_kib_behind() {
         (Stage::Secured, true, SILENT_BYTES),
         (Stage::HalfHead, false, SPEAKING_BYTES),
         (Stage::HalfHead, true, SPEAKING_BYTES),
+        (Stage::HalfRecord, true, SPEAKING_BYTES),
         (Stage::Upgraded, false, SPEAKING_BYTES),
         (Stage::Upgraded, true, SPEAKING_BYTES),
         (Stage::HalfMessage, false, SPEAKING_BYTES),

@@ -18,6 +18,7 @@ import { bulk, rateOf } from './support/load.mjs';
 import { endAll, start } from './support/program.mjs';
 import { ServerProcess } from './support/servers.mjs';
 import { LONG, PORT, requires, SERVER, TUNNEL, useSite } from './support/site.mjs';
+import { reaches } from './support/traffic.mjs';
 
 const FLOOD = fileURLToPath(new URL('./support/flood.mjs', import.meta.url));
 
@@ -38,7 +39,7 @@ const GENEROUS = LONG
   ? { flow: 0.7, joinMs: 2_000, stuckMs: 12_000 }
   : { flow: 0.2, joinMs: 10_000, stuckMs: 20_000 };
 
-describe('a server under attack', { skip: requires('iperf3') || notBuilt }, () => {
+describe('a server under attack', { skip: requires('iperf3', 'prlimit') || notBuilt }, () => {
   const site = useSite({ clients: 3 });
   const [good, evil, newcomer] = [0, 1, 2].map((index) => () => site.clients[index]);
 
@@ -81,7 +82,7 @@ describe('a server under attack', { skip: requires('iperf3') || notBuilt }, () =
       const begun = performance.now();
       const { vpn } = await site.connect(config, { host: newcomer(), agent });
       times.push(performance.now() - begun);
-      await vpn.shutdown();
+      await vpn.close();
       await sleep(100);
     }
     return times.toSorted((a, b) => a - b);
@@ -133,6 +134,44 @@ describe('a server under attack', { skip: requires('iperf3') || notBuilt }, () =
       assert.ok(p95(times) <= GENEROUS.joinMs, `${p95(times)} ms`);
     });
   }
+
+  it('counts what a trusted proxy brings for the addresses that it forwards', async () => {
+    const proxies = [`${ATTACKERS.net}.0.0/16`];
+    await site.serve({ ...PLAIN, trustedProxies: proxies, handshakesPerSecond: 1, handshakeBurst: 3 });
+    const addresses = [
+      ...Array(6).fill('192.0.2.1'),
+      '192.0.2.2',
+      '2001:db8::1',
+      '2001:db8::2',
+      '2001:db8::3',
+    ];
+    // One that is admitted says what is against the protocol (1002); the others are to come back later (1013).
+    const answers = await attack({ kind: 'forwarded', addresses }).result();
+    assert.deepEqual(answers.slice(0, 3), [1002, 1002, 1002]);
+    assert.ok(answers.slice(3, 6).includes(1013), `${answers}`);
+    assert.deepEqual(answers.slice(6), [1002, 1002, 1002, 1002]);
+  });
+
+  it('neither spins nor loses anybody when descriptors are short', async (t) => {
+    const agent = await site.agent(site.server, { wrap: ['prlimit', '--nofile=160:160'] });
+    const server = await site.serve(PLAIN, { agent });
+    const client = await site.connect(PLAIN_CLIENT, { host: good() });
+    const attacking = attack({ kind: 'stuck', count: 600 });
+    await sleep(2_500);
+    const [busy, at] = [cpuSeconds(agent.pid), performance.now()];
+    await sleep(3_000);
+    const share = ((cpuSeconds(agent.pid) - busy) * 1000) / (performance.now() - at);
+    t.diagnostic(`${(100 * share).toFixed(1)} % of a core`);
+    assert.ok(share < 0.2, `${share} of a core`);
+    assert.equal(await reaches(good(), TUNNEL.server), true);
+    // What the server needs descriptors for.
+    const another = await site.connect(PLAIN_CLIENT, { host: newcomer() });
+    assert.equal((await server.vpn.listClients()).length, 2);
+    await another.vpn.close();
+    await attacking.result();
+    assert.equal((await client.vpn.getStatus()).state, 'connected');
+    assert.equal(client.vpn.seen('status').filter(({ state }) => state === 'reconnecting').length, 0);
+  });
 
   it('answers each abuse of WebSocket with its code, in little memory', async (t) => {
     const group = memoryGroup(t);

@@ -46,13 +46,7 @@ static NAMES: Names = Names {
         "handshakesPerSecond",
         "handshakeBurst",
     ],
-    later: &[
-        "auth",
-        "clients",
-        "authenticate",
-        "authenticateTimeoutMs",
-        "publicUrl",
-    ],
+    later: &["auth", "clients", "authenticate", "authenticateTimeoutMs", "publicUrl"],
 };
 
 /// A server's configuration, checked.

@@ -9,6 +9,7 @@
  * - `kind: 'handshakes'` with `perSecond` and `seconds`: first messages that come to nothing, as fast as it is told. Every
  *   second one is garbage, the others are well-formed and for another key.
  * - `kind: 'stuck'` with `count` and `seconds`: sockets that stop at one of five places; how long each was left open.
+ * - `kind: 'forwarded'` with `addresses`: for each, a connection that a proxy has from it; how it was answered.
  * - `kind: 'abuse'` with `count` and `lanes`: WebSockets that break the rules; how each was answered.
  */
 import { randomBytes } from 'node:crypto';
@@ -219,6 +220,15 @@ async function abuse({ count, lanes }) {
   return { seen, expected: Object.fromEntries(names.map((name) => [name, ABUSES[name][0]])) };
 }
 
+async function forwarded({ addresses }) {
+  const [code, make] = ABUSES['a text message'];
+  const answers = [];
+  for (const address of addresses) {
+    answers.push(await misbehave([code, make, undefined, `X-Forwarded-For: ${address}`]));
+  }
+  return answers;
+}
+
 console.log('{"begun":true}');
-console.log(JSON.stringify(await { handshakes, stuck, abuse }[plan.kind](plan)));
+console.log(JSON.stringify(await { handshakes, stuck, forwarded, abuse }[plan.kind](plan)));
 process.exit(0);

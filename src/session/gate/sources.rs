@@ -67,7 +67,12 @@ struct State {
 
 impl State {
     const fn new(now: Instant) -> Self {
-        Self { half_open: 0, handshakes: Allowance::full(now), blame: Allowance::full(now), known_until: None }
+        Self {
+            half_open: 0,
+            handshakes: Allowance::full(now),
+            blame: Allowance::full(now),
+            known_until: None,
+        }
     }
 
     fn is_known(&self, now: Instant) -> bool {
@@ -104,9 +109,7 @@ pub(super) struct Sources {
 impl Sources {
     /// Its unconfirmed connections and its standing.
     pub(super) fn look(&self, now: Instant, source: Source) -> (u32, Standing) {
-        self.states
-            .get(&source)
-            .map_or((0, Standing::New), |state| (state.half_open, state.standing(now)))
+        self.states.get(&source).map_or((0, Standing::New), |state| (state.half_open, state.standing(now)))
     }
 
     /// Whether its rate allows one more handshake.
@@ -158,7 +161,8 @@ impl Sources {
     fn make_room(&mut self, now: Instant) {
         let from = self.hand.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = self.states.range((from, Bound::Unbounded));
-        let before = self.states.range((Bound::Unbounded, self.hand.map_or(Bound::Unbounded, Bound::Included)));
+        let before =
+            self.states.range((Bound::Unbounded, self.hand.map_or(Bound::Unbounded, Bound::Included)));
         let looked: Vec<_> = behind
             .chain(before)
             .filter(|(_, state)| state.half_open == 0)

@@ -70,7 +70,8 @@ fn a_flood_from_many_addresses_leaves_room_for_new_and_known_ones() {
         let now = start + Duration::from_micros(500) * step;
         flood += u32::from(fail(&mut gate, now, v4(step % 500)).is_ok());
         if step % 40 == 0 && step > 6_000 {
-            refused_new += u32::from(gate.enter(now, v4(10_000 + step)).map(|id| gate.confirmed(now, id)).is_err());
+            refused_new +=
+                u32::from(gate.enter(now, v4(10_000 + step)).map(|id| gate.confirmed(now, id)).is_err());
             refused_known += u32::from(gate.enter(now, known).map(|id| gate.confirmed(now, id)).is_err());
         }
     }

@@ -257,7 +257,9 @@ impl Reader {
             if matches!(kernel, Kernel::Server(_)) {
                 // The only one that a server takes, and it is short: nothing else is gathered.
                 match HandshakeType::from(kind) {
-                    HandshakeType::KeyUpdate if length > 1 => return Err(InvalidMessage::InvalidKeyUpdate.into()),
+                    HandshakeType::KeyUpdate if length > 1 => {
+                        return Err(InvalidMessage::InvalidKeyUpdate.into());
+                    }
                     HandshakeType::KeyUpdate => {}
                     kind => return Err(inappropriate(kind)),
                 }
