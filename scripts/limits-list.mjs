@@ -29,7 +29,7 @@ export const SECTIONS = [
         LOOKS: 'sources',
         BLAME: TIME,
         BLAME_MAX: TIME,
-        SUSPECT: TIME,
+        KNOWN_BLAME_MAX: TIME,
         KNOWN: TIME,
       },
       'src/transport/descriptors.rs': { RESERVE: 'descriptors' },

@@ -15,14 +15,15 @@ const SOURCES: usize = 16_384;
 /// How many sources are looked at to make room for one: enough that one is found which is nearly forgotten.
 const LOOKS: usize = 32;
 
-/// For how long a handshake that comes to nothing is remembered.
-const BLAME: Duration = Duration::from_secs(4);
+/// For how long a handshake that comes to nothing is remembered: a flood from thousands of addresses uses each of them
+/// but once in a while.
+const BLAME: Duration = Duration::from_secs(60);
 
 /// For how long many of them are, at most.
-const BLAME_MAX: Duration = Duration::from_secs(60);
+const BLAME_MAX: Duration = Duration::from_secs(300);
 
-/// A source with more blame than this is suspect: three that failed within a few seconds.
-const SUSPECT: Duration = Duration::from_secs(8);
+/// A known source with more blame than this is suspect all the same: somebody else may be at its address.
+const KNOWN_BLAME_MAX: Duration = Duration::from_secs(180);
 
 /// For how long a source is known by a session that began there: as long as its client has a ticket.
 const KNOWN: Duration = Duration::from_secs(3600);
@@ -49,7 +50,7 @@ impl Source {
 /// What a source may take of the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Standing {
-    /// Its handshakes have come to nothing lately.
+    /// A handshake of its has come to nothing lately.
     Suspect,
     /// Nothing is known.
     New,
@@ -85,10 +86,11 @@ impl State {
     }
 
     fn standing(&self, now: Instant) -> Standing {
-        match self.blame.debt(now) > SUSPECT {
-            true => Standing::Suspect,
-            false if self.is_known(now) => Standing::Known,
-            false => Standing::New,
+        let blame = self.blame.debt(now);
+        match self.is_known(now) {
+            true if blame <= KNOWN_BLAME_MAX => Standing::Known,
+            false if blame.is_zero() => Standing::New,
+            _ => Standing::Suspect,
         }
     }
 
