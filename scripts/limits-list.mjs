@@ -32,7 +32,7 @@ export const SECTIONS = [
         KNOWN_BLAME_MAX: TIME,
         KNOWN: TIME,
       },
-      'src/transport/descriptors.rs': { RESERVE: 'descriptors' },
+      'src/transport/descriptors.rs': { RESERVE: 'descriptors', LOOK: TIME },
       'src/server/serve.rs': { ACCEPT_REST: TIME, SHED_REST: TIME },
       'src/server/hub.rs': { HANDSHAKE_TIMEOUT: TIME },
       'src/transport/proxy_protocol.rs': { V1_LIMIT: BYTES, V2_LIMIT: BYTES },

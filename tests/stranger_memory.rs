@@ -1,6 +1,6 @@
 //! What a stranger holds of the server's memory, kernel apart: 18 KiB until the first byte of its HTTP head, 40 KiB
 //! from then on, however it stops. That is what `session::gate` counts it with.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

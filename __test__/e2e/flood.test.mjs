@@ -5,6 +5,7 @@ import {
   constants,
   existsSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   rmdirSync,
   writeFileSync,
@@ -189,10 +190,12 @@ describe('a server under attack', { skip: requires('iperf3', 'prlimit') || notBu
       const client = await site.connect(PLAIN_CLIENT, { host: good() });
       const attacking = attack({ kind: 'stuck', count: 600 });
       await sleep(2_500);
+      const open = readdirSync(`/proc/${agent.pid}/fd`).length;
+      assert.ok(open > 100 && open < 160, `${open} descriptors: short, with a reserve`);
       const [busy, at] = [cpuSeconds(agent.pid), performance.now()];
       await sleep(3_000);
       const share = ((cpuSeconds(agent.pid) - busy) * 1000) / (performance.now() - at);
-      t.diagnostic(`${(100 * share).toFixed(1)} % of a core`);
+      t.diagnostic(`${open} of 160 descriptors, ${(100 * share).toFixed(1)} % of a core`);
       assert.ok(share < 0.2, `${share} of a core`);
       assert.equal(await reaches(good(), TUNNEL.server), true);
       // What the server needs descriptors for.

@@ -18,11 +18,11 @@ use super::port::Downlink;
 use super::strangers::{Stranger, Strangers};
 use super::{GOODBYE, Shared};
 use crate::config::ServerConfig;
-use crate::engine::{Lane, Task, pump};
+use crate::engine::{Lane, Task, clock, pump};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::{HostChanges, Netlink};
 use crate::report::{ConnectionState, LogLevel, Status, timestamp};
-use crate::transport::{Listener, is_in_reserve, raise_descriptor_limit};
+use crate::transport::{Descriptors, Listener, raise_descriptor_limit};
 use crate::tunnel::{Tun, TunConfig, TunError};
 
 /// After a failed `accept` (no descriptors left, say), the listener rests this long.
@@ -241,6 +241,7 @@ async fn run(
 /// Accepts for ever.
 async fn accept(hub: &Arc<Hub>, data: &Data, listener: &Listener, connections: &mut JoinSet<()>) {
     let strangers = Strangers::new(&hub.config, data.lanes.len(), hub.events.clone());
+    let mut descriptors = Descriptors::default();
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -251,7 +252,7 @@ async fn accept(hub: &Arc<Hub>, data: &Data, listener: &Listener, connections: &
             }
         };
         match accepted {
-            Ok((tcp, from)) if is_in_reserve(&tcp) => {
+            Ok((tcp, from)) if descriptors.are_short(clock::now(), connections.len() + 1) => {
                 if strangers.shed_oldest() {
                     let_in(hub, data, connections, (tcp, from), &strangers);
                     sleep(SHED_REST).await;

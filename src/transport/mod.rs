@@ -39,7 +39,7 @@ mod url;
 mod websocket;
 mod wire;
 
-pub use self::descriptors::{is_in_reserve, raise_descriptor_limit};
+pub use self::descriptors::{Descriptors, raise_descriptor_limit};
 pub use self::dial::{DialOptions, Dialed, dial};
 pub use self::dial_error::{DialError, DialPhase, ProxyFault, TlsFault};
 pub use self::error::{
