@@ -1023,6 +1023,21 @@ export interface IVpnServerConfig {
   path?: string;
 
   /**
+   * How many handshakes one source address, or IPv6 /64, may begin a second: 1–100,000. What is beyond is closed
+   * before TLS, and such clients try again. Behind `trustedProxies` the address that they forward counts.
+   *
+   * @default 50
+   */
+  handshakesPerSecond?: number;
+
+  /**
+   * How many of them it may begin at once after a rest: 1–100,000.
+   *
+   * @default 400
+   */
+  handshakeBurst?: number;
+
+  /**
    * The interface's name: 1–15 of `A-Z a-z 0-9 _ . -`. If it exists: `tun-name-in-use`.
    *
    * @default one that is free

@@ -76,7 +76,7 @@ impl ServerTls {
     }
 
     pub(super) async fn accept(&self, tcp: PacedTcp) -> io::Result<Stream> {
-        Ok(Stream::Tls(Box::new(TlsStream::accept(Arc::clone(&self.config), tcp).await?)))
+        Ok(Stream::Tls(Box::new(TlsStream::accept(Arc::clone(&self.config), tcp).await?.frugal())))
     }
 }
 
