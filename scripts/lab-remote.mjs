@@ -324,7 +324,8 @@ export class RemoteVpn extends EventEmitter {
 for (const method of [
   'start', 'connect', 'disconnect', 'getStatus', 'getStatistics', 'getConnectionQuality',
   'getMtuInfo', 'close', 'stopServer', 'listClients', 'disconnectClient', 'generateKeypair',
-  'setClientRateLimit', 'removeClientRateLimit', 'getClientTelemetry',
+  'setClientRateLimit', 'removeClientRateLimit', 'getClientTelemetry', 'addClient', 'updateClient',
+  'removeClient', 'listRegisteredClients', 'createInvite',
 ]) {
   RemoteVpn.prototype[method] = function (...args) {
     return this.call(method, ...args);
