@@ -22,7 +22,7 @@ use smartvpn::transport::{Endpoint, Listener, ServerTls, UpgradeOptions, upgrade
 const TOKEN: &str = "aW52aXRl";
 
 /// What the server does with a client.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Reaction {
     Register,
     Reject(RejectCode),
@@ -99,8 +99,8 @@ async fn react(
     let rng = || rand::rng();
     let message = websocket.recv().await.unwrap();
     let listening = Listening::new(Arc::clone(keypair));
-    let opened =
-        listening.handle_message(Instant::now(), &mut rng(), &mut ReplayCache::default(), message).unwrap();
+    let mut replay = ReplayCache::new(Duration::from_secs(10));
+    let opened = listening.handle_message(Instant::now(), &mut rng(), &mut replay, message).unwrap();
     let Opened::Request(request) = opened else { panic!("{opened:?}") };
     let hello = request.hello();
     let mut told = Seen {
@@ -223,7 +223,7 @@ async fn a_refusal_leaves_no_file() {
         (Reaction::Disconnect(DisconnectCode::Removed), ErrorCode::Unauthorized, "used up"),
         (Reaction::Vanish, ErrorCode::ConnectionLost, "cut"),
     ] {
-        let site = serve(None, vec![reaction]).await;
+        let site = serve(None, vec![reaction.clone()]).await;
         let error = site.join(None).await.unwrap_err();
         assert_eq!(error.code, code, "{reaction:?}: {error}");
         assert!(error.message.contains(told) && !error.message.contains(TOKEN), "{error}");
@@ -255,7 +255,10 @@ async fn a_server_that_has_not_registered_the_key_after_all_says_so() {
 async fn a_key_that_may_be_registered_is_kept() {
     let site = serve(None, vec![Reaction::Crash]).await;
     let error = site.join(None).await.unwrap_err();
-    assert!(error.message.contains("is not known") && error.message.contains("client.json is kept"), "{error}");
+    assert!(
+        error.message.contains("is not known") && error.message.contains("client.json is kept"),
+        "{error}"
+    );
     let [told] = seen(&site).await.try_into().unwrap();
     assert_eq!(key_of(&load_from_file(&site.file()).unwrap()), told.key);
 }

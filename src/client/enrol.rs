@@ -111,8 +111,7 @@ impl Enrolment {
             (true, None) => (Some(config.client_tls()?), None),
             (true, Some(pin)) => {
                 let pinned = ClientTls::pinned(pin);
-                let (tls, seen) =
-                    pinned.map_err(|error| VpnError::new(error.code(), error.to_string()))?;
+                let (tls, seen) = pinned.map_err(|error| VpnError::new(error.code(), error.to_string()))?;
                 (Some(tls), Some(seen))
             }
         };
@@ -231,9 +230,10 @@ fn explain(error: VpnError, invite: &Invite) -> VpnError {
              operator for a new one",
         ),
         ErrorCode::ServerKeyMismatch => VpnError {
-            message: "the server could not read the handshake: it most likely has another key than the one in the \
+            message:
+                "the server could not read the handshake: it most likely has another key than the one in the \
                       invite; ask its operator for a new invite"
-                .to_owned(),
+                    .to_owned(),
             ..error
         },
         ErrorCode::TlsUntrusted if invite.pin().is_none() => {
@@ -256,8 +256,7 @@ async fn await_registration(established: Established, deadline: Instant) -> Resu
     let queue = PacketQueue::new(Arc::clone(&traffic), FlowHasher::new(&mut rand::rng()));
     let (orders, inbox) = mpsc::channel(1);
     let doorstep = Doorstep(Arc::clone(&marks));
-    let mut link: Link<Stream, _> =
-        Link::new(websocket, session, doorstep, Arc::new(queue), traffic, inbox);
+    let mut link: Link<Stream, _> = Link::new(websocket, session, doorstep, Arc::new(queue), traffic, inbox);
     match timeout_at(deadline, link.run_until(|| marks.confirmed.load(Ordering::Relaxed))).await {
         Ok(None) => {
             // The channel has room: this is its only order.

@@ -55,7 +55,9 @@ pub enum InviteError {
     #[error("the part behind # is missing: copy the invite whole, and put it in quotes in a shell")]
     Cut,
     /// Not two or three parts.
-    #[error("behind # there must be the server's key, a token, and a pin or none, parted by dots; copy the invite whole")]
+    #[error(
+        "behind # there must be the server's key, a token, and a pin or none, parted by dots; copy the invite whole"
+    )]
     Parts,
     /// The first part is no key.
     #[error("the server's key behind # is damaged; copy the invite whole")]
@@ -229,7 +231,11 @@ mod tests {
         let pin: [u8; 32] = std::array::from_fn(|index| index as u8);
         for (server, pin, url) in [
             ("wss://vpn.example.com/", None, format!("vpn://vpn.example.com/#{KEY}.{TOKEN}")),
-            ("wss://[2001:db8::1]:8443/a/b?c=d", Some(pin), format!("vpn://[2001:db8::1]:8443/a/b?c=d#{KEY}.{TOKEN}.{PIN}")),
+            (
+                "wss://[2001:db8::1]:8443/a/b?c=d",
+                Some(pin),
+                format!("vpn://[2001:db8::1]:8443/a/b?c=d#{KEY}.{TOKEN}.{PIN}"),
+            ),
             ("ws://192.0.2.1:8443/", None, format!("vpn+ws://192.0.2.1:8443/#{KEY}.{TOKEN}")),
             // There is no certificate to pin.
             ("ws://192.0.2.1/", Some(pin), format!("vpn+ws://192.0.2.1/#{KEY}.{TOKEN}")),

@@ -38,7 +38,8 @@ mod tests {
 
     #[test]
     fn a_camera_reads_what_was_written() {
-        for text in ["x".into(), format!("vpn://vpn.example.com/#{}.Zm9v_-", "k".repeat(43)), "ü".repeat(100)] {
+        for text in ["x".into(), format!("vpn://vpn.example.com/#{}.Zm9v_-", "k".repeat(43)), "ü".repeat(100)]
+        {
             assert_eq!(read(&qr_code(&text).unwrap()), text);
         }
     }

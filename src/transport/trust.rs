@@ -11,9 +11,7 @@ use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_n
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 
 /// Characters of a line of PEM (RFC 7468 §2).
 const PEM_LINE: usize = 64;
@@ -64,9 +62,8 @@ impl ServerCertVerifier for Anchors {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verify = |others| {
-            self.verifier.verify_server_cert(end_entity, others, server_name, ocsp_response, now)
-        };
+        let verify =
+            |others| self.verifier.verify_server_cert(end_entity, others, server_name, ocsp_response, now);
         if !self.certificates.iter().any(|certificate| certificate == end_entity) {
             return verify(intermediates);
         }
