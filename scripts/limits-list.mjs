@@ -64,6 +64,8 @@ export const SECTIONS = [
         CLOSE_WAIT: TIME,
       },
       'src/transport/tls.rs': { REMEMBERED_SESSIONS: 'sessions' },
+      'src/client/enrol.rs': { ASK_AGAIN: TIME, CLOSE_WAIT: TIME },
+      'src/config/invite.rs': { TOKEN_LIMIT: 'characters', URL_LIMIT: BYTES },
       'src/transport/retry_after.rs': { LIMIT: TIME },
       'src/session/reconnect.rs': {
         'Backoff::DEFAULT_BASE': TIME,

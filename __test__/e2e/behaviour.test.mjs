@@ -40,8 +40,12 @@ const SERVER_CALLS = {
   setClientRateLimit: ['c1', 1e6, 65536],
   removeClientRateLimit: ['c1'],
   getClientTelemetry: ['c1'],
+  addClient: [{ id: 'c1', publicKey: 'key' }],
+  updateClient: ['c1', { disabled: true }],
+  removeClient: ['c1'],
+  listRegisteredClients: [],
+  createInvite: [],
 };
-const LATER = ['addClient', 'updateClient', 'removeClient', 'listRegisteredClients', 'createInvite'];
 
 for (const transport of TRANSPORTS) {
   const skip = requires() || (transport === 'inprocess' ? false : missingDaemon());
@@ -260,14 +264,6 @@ for (const transport of TRANSPORTS) {
         );
       }
     });
-
-    it('knows the names of what comes later', async () => {
-      const agent = await site.agent(site.client);
-      await assertFails(
-        agent.run(async ({ load }) => (await load()).VpnClient.join('smartvpn://x')),
-        'unsupported-method',
-      );
-    });
   });
 
   describe(`a server over ${transport}`, { skip }, () => {
@@ -390,13 +386,14 @@ for (const transport of TRANSPORTS) {
       }
     });
 
-    it('refuses wrong arguments, and what comes later', async () => {
+    it('refuses wrong arguments', async () => {
       const vpn = await (await site.agent(site.server)).server();
       await vpn.start();
       await assertFails(vpn.disconnectClient(7), 'invalid-argument', 'id');
       await assertFails(vpn.getClientTelemetry(''), 'invalid-argument', 'id');
       await assertFails(vpn.setClientRateLimit('c1', 1000.5, 65536), 'invalid-argument', 'rateBytesPerSec');
-      for (const method of LATER) await assertFails(vpn.call(method, {}), 'unsupported-method', method);
+      await assertFails(vpn.updateClient('c1'), 'invalid-argument', 'changes');
+      await assertFails(vpn.createInvite({ expiresIn: 60 }), 'invalid-argument', 'expiresIn');
     });
 
     it('limits a client, shows the limit, and lifts it', async () => {

@@ -145,7 +145,11 @@ same<ReturnType<VpnServer['updateClient']>>()<Promise<IVpnRegisteredClient>>();
 same<ReturnType<VpnServer['removeClient']>>()<Promise<void>>();
 same<ReturnType<VpnServer['listRegisteredClients']>>()<Promise<IVpnRegisteredClient[]>>();
 same<ReturnType<VpnServer['createInvite']>>()<Promise<IVpnInvite>>();
-export const changes: Parameters<VpnServer['updateClient']>[1] = { name: null, disabled: true, publicKey: 'key' };
+export const changes: Parameters<VpnServer['updateClient']>[1] = {
+  name: null,
+  disabled: true,
+  publicKey: 'key',
+};
 
 client.ref().unref().connect();
 client

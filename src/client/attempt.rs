@@ -39,7 +39,7 @@ const TCP_PATIENCE: Duration = Duration::from_secs(4);
 /// network that has just failed, or behind the tunnel.
 const FALLBACK_AFTER: Duration = Duration::from_millis(300);
 
-/// A session whose keys are agreed on; the server awaits the confirmation, which is already sent.
+/// A session whose keys are agreed on. What [`attempt`] gives has sent the confirmation that the server awaits.
 pub(super) struct Established {
     pub(super) websocket: WebSocket<Stream>,
     pub(super) session: Session,
@@ -150,9 +150,8 @@ async fn dial_once(approach: &Approach, progress: Progress) -> Result<Dialed, Fa
 }
 
 async fn handshake(approach: &Approach, dialed: Dialed) -> Result<Established, Failure> {
-    let mut established = negotiate(approach, dialed).await?;
-    confirm(approach, &mut established).await?;
-    Ok(established)
+    let agreed = negotiate(approach, dialed).await?;
+    confirm(approach, agreed).await
 }
 
 /// Agrees on keys. Until [`confirm`], the server may be answering somebody's recording, and does nothing.
@@ -192,17 +191,17 @@ pub(super) async fn negotiate(approach: &Approach, dialed: Dialed) -> Result<Est
 }
 
 /// Proves that the session is this client's (PROTOCOL §3).
-pub(super) async fn confirm(approach: &Approach, established: &mut Established) -> Result<(), Failure> {
-    let Established { websocket, session, .. } = established;
+pub(super) async fn confirm(approach: &Approach, mut agreed: Established) -> Result<Established, Failure> {
     let mut confirmation = Vec::new();
-    if let Err(error) = session.poll_transmit(&mut confirmation) {
+    if let Err(error) = agreed.session.poll_transmit(&mut confirmation) {
         // Something wrong stood behind the answer.
-        websocket.close(error.close_code().as_u16(), "", CLOSE_WAIT).await;
+        agreed.websocket.close(error.close_code().as_u16(), "", CLOSE_WAIT).await;
         return Err(ClientFailure::from(error).into());
     }
-    let sent = timeout_at(approach.deadline, websocket.send(&confirmation)).await;
+    let sent = timeout_at(approach.deadline, agreed.websocket.send(&confirmation)).await;
     sent.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
-        .map_err(|error| Failure::before_answer(&error.into()))
+        .map_err(|error| Failure::before_answer(&error.into()))?;
+    Ok(agreed)
 }
 
 /// Message 1 and the answer to it.
@@ -218,7 +217,7 @@ async fn exchange(
     let hello = ClientHello { token, ..hello };
     let params = ClientParams {
         server_key: config.server_public_key,
-        identity: None,
+        identity: config.identity.clone(),
         hello,
         hybrid,
         keepalive_interval: config.keepalive_interval,

@@ -151,9 +151,9 @@ impl Enrolment {
         let approach = self.approach();
         let dialed = reach(&approach).await?;
         self.save().await.map_err(Setdown::Refused)?;
-        let mut established = negotiate(&approach, dialed).await?;
+        let agreed = negotiate(&approach, dialed).await?;
         self.is_unsure = true;
-        confirm(&approach, &mut established).await?;
+        let established = confirm(&approach, agreed).await?;
         await_registration(established, self.deadline).await
     }
 

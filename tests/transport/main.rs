@@ -5,6 +5,7 @@
 mod certs;
 mod client;
 mod pair;
+mod pins;
 mod proxy;
 mod server;
 
