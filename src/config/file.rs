@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::values;
+use super::{secrecy, values};
 use crate::error::{ErrorCode, VpnError};
 
 /// The longest configuration that is read, in bytes. Thousands of clients and routes fit; what is
@@ -21,8 +21,8 @@ const SIZE_LIMIT: u64 = 1024 * 1024;
 ///
 /// # Errors
 ///
-/// `file-error` if the file can't be read, is longer than 1 MiB, or holds a private key that others
-/// than its owner may read; `invalid-config` if it is not JSON, with line and column, or no object.
+/// `file-error` if the file can't be read, is longer than 1 MiB, or holds a secret that others
+/// than its owner may read (then the message ends in the command that mends it); `invalid-config` if it is not JSON, with line and column, or no object.
 pub fn load_from_file(path: &Path) -> Result<Value, VpnError> {
     let failed = |error| file_error("read", path, &error);
     let file = File::open(path).map_err(failed)?;
@@ -43,9 +43,7 @@ pub fn load_from_file(path: &Path) -> Result<Value, VpnError> {
     let Value::Object(fields) = &mut value else {
         return Err(VpnError::config("", format!("{} must hold a JSON object", path.display())));
     };
-    if fields.contains_key("privateKey") {
-        check_private(path, &metadata)?;
-    }
+    secrecy::check_config(path, &metadata, fields)?;
     let path = std::path::absolute(path).map_err(failed)?;
     values::make_paths_absolute(fields, path.parent().unwrap_or(Path::new("/")));
     Ok(value)
@@ -63,27 +61,6 @@ pub fn save_to_file(path: &Path, config: &Value) -> Result<(), VpnError> {
     text.push('\n');
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     replace(&target, text.as_bytes()).map_err(|error| file_error("write", path, &error))
-}
-
-/// What others can read is no secret.
-#[cfg(unix)]
-fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), VpnError> {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    let shown = path.display();
-    Err(VpnError::new(
-        ErrorCode::FileError,
-        format!("{shown} holds a private key and others may read it (mode {mode:04o}): chmod 600 {shown}"),
-    ))
-}
-
-#[cfg(not(unix))]
-fn check_private(_: &Path, _: &fs::Metadata) -> Result<(), VpnError> {
-    Ok(())
 }
 
 /// Puts a file, readable by its owner only, in the place of what was there, whole or not at all.
@@ -191,7 +168,7 @@ mod tests {
             assert_eq!(loaded.is_ok(), admitted, "{mode:o}");
             if let Err(error) = loaded {
                 assert_eq!(error.code, ErrorCode::FileError);
-                assert!(error.message.contains("chmod 600"), "{}", error.message);
+                assert!(error.message.contains(": chmod 600 '/"), "{}", error.message);
                 assert!(!error.message.contains("hunter2"));
             }
         }

@@ -10,6 +10,7 @@ mod client;
 mod field;
 mod file;
 mod proxy;
+mod secrecy;
 mod server;
 mod tls;
 mod values;
