@@ -70,7 +70,7 @@ fn check(path: &Path, metadata: &Metadata, secret: &str, refused: u32) -> Result
 }
 
 /// A path from the root on (so that it is no option), as one word of a shell.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
 }

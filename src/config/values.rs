@@ -100,7 +100,11 @@ fn load(
         PemSource::File(path) => path,
     };
     let failed = |error: io::Error| {
-        let message = format!("cannot read the PEM file {}: {error}", path.display());
+        let mut message = format!("cannot read the PEM file {}: {error}", path.display());
+        if error.kind() == io::ErrorKind::PermissionDenied && runs_as_root() {
+            // The daemon has given up root's right to read everything.
+            message.push_str(&format!("; it must be root's own: chown root {}", secrecy::quoted(path)));
+        }
         VpnError::new(ErrorCode::FileError, message).caused_by(error)
     };
     let file = File::open(path).map_err(failed)?;
