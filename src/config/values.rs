@@ -119,9 +119,11 @@ fn load(
     Ok(bytes)
 }
 
-/// A key that everybody may know.
+/// A key that everybody may know. No message repeats it: it may be the private one, put there by mistake.
 pub(super) fn public_key(field: &Field<'_>) -> Result<PublicKey, VpnError> {
-    field.parsed("must be a public key: 32 bytes in base64 (44 characters)")
+    let text = field.value().and_then(Value::as_str);
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| field.refuse_unseen("must be a public key: 32 bytes in base64 (44 characters)"))
 }
 
 /// A key that no message repeats.
@@ -376,6 +378,7 @@ mod tests {
         let messages = [
             read(&json!(SECRET), private_key).unwrap_err(),
             read(&json!([SECRET]), private_key).unwrap_err(),
+            read(&json!(SECRET), public_key).unwrap_err(),
             read(&json!(format!("MIIB\n{SECRET}")), |field| pem(field, base)).unwrap_err(),
             read(&json!(format!("wss://me:{SECRET}@example.org/")), server_url).unwrap_err(),
             read(&json!(format!("https://me:{SECRET}@example.org/")), server_url).unwrap_err(),
