@@ -189,9 +189,19 @@ mod tests {
     #[test]
     fn no_message_repeats_a_key() {
         let made = made();
-        let broken = made.key.replace("-----END", "----END");
         let secret = made.key.lines().nth(1).unwrap();
-        let error = server(&made.cert, &broken, Path::new("/")).unwrap_err();
-        assert!(!format!("{error:?}").contains(secret), "{error:?}");
+        let listed = secret.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(", ");
+        for broken in [
+            made.key.replace("-----END", "----END"),
+            made.key.replace('\n', " "),
+            made.key.replace('\n', "\\n"),
+            made.key.replacen("KEY-----\n", "KEY-----", 1),
+            made.key.replace(secret, &format!("{secret}!")),
+            made.key.replace("-----END PRIVATE KEY-----", ""),
+        ] {
+            let error = server(&made.cert, &broken, Path::new("/")).unwrap_err();
+            let told = format!("{error:?}");
+            assert!(!told.contains(secret) && !told.contains(&listed), "{told}");
+        }
     }
 }
