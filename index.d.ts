@@ -925,6 +925,8 @@ export interface IVpnServerConfig {
   /**
    * The certificate and its key: PEM text, or paths to it; both or none. Without them the server speaks plain
    * `ws://`, for a proxy in front. A relative path starts at the working directory, or in a file at its folder.
+   * A key file that others than its owner may read is refused (`file-error`); one of root's may be readable by its
+   * group, as Debian's `ssl-cert` has it.
    */
   tlsCert?: string;
   tlsKey?: string;
@@ -1182,8 +1184,9 @@ export class VpnConfig {
    * Reads a configuration from a JSON file of at most 1 MiB. Relative paths in it start at the file's folder, and
    * are absolute in what it resolves with. Does not check the fields; whoever is given the configuration does.
    *
-   * @throws {VpnError} `file-error` with the system's error as `cause`, also for a file with a private key that
-   *   others than its owner may read (`chmod 600` mends that); `invalid-config` if it holds no JSON object
+   * @throws {VpnError} `file-error` with the system's error as `cause`, also for a file that others than its owner
+   *   may read while it holds a private key, a token or a proxy's password (the message ends in the command that
+   *   mends it); `invalid-config` if it holds no JSON object
    */
   static loadFromFile<T = IVpnClientConfig | IVpnServerConfig>(path: string | URL): Promise<T>;
 

@@ -265,7 +265,8 @@ fn keypair(config: &Object<'_>) -> Result<Keypair, VpnError> {
         Ok(pair)
     } else {
         let must = format!("must belong to privateKey, whose public key is {}", pair.public);
-        Err(public.refuse(must))
+        // The two may have been taken for each other.
+        Err(public.refuse_unseen(must))
     }
 }
 
