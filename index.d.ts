@@ -947,8 +947,9 @@ export interface IVpnServerConfig {
   keepaliveIntervalSecs?: number;
 
   /**
-   * Whether clients reach what the server reaches: masquerades the subnet, and turns IP forwarding on. Needs
-   * `nft`; without it: `nat-unavailable`.
+   * Whether clients reach what the server reaches: masquerades the subnet, and turns IP forwarding on. No
+   * connection of a client is given the server's listening port, nor one below 1024. Needs `nft`; without it:
+   * `nat-unavailable`.
    *
    * @default false
    */

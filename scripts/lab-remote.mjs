@@ -278,6 +278,23 @@ export class RemoteVpn extends EventEmitter {
     return this.#agent.run(({ vpns }, id, name, list) => vpns.get(id)[name](...list), this.#id, method, args);
   }
 
+  /**
+   * Starts a server whose `authenticate` is a function that is sent as text; what it leaves in the global `asked`, an
+   * array, can be read by {@link Agent.run}.
+   */
+  startAsking(config, authenticate) {
+    return this.#agent.run(
+      async ({ vpns }, id, settings, source) => {
+        globalThis.asked = [];
+        // oxlint-disable-next-line no-eval -- the function must live where it is called
+        await vpns.get(id).start({ ...settings, authenticate: (0, eval)(`(${source})`) });
+      },
+      this.#id,
+      config,
+      String(authenticate),
+    );
+  }
+
   /** Reads a member of the object. */
   get(member) {
     return this.#agent.run(({ vpns }, id, name) => vpns.get(id)[name], this.#id, member);

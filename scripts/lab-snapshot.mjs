@@ -20,7 +20,7 @@ const parts = () => ({
   resolvers: "cat /etc/resolv.conf; stat -c '%N %A %u:%g' /etc/resolv.conf; ls -A /etc | grep resolv",
   settings: `grep -rs . ${SETTINGS}`,
   // The folder of addresses given is to stay: a next start honours them.
-  journals: `ls ${STATE_DIR} | grep -vE '^(lock|leases)$'`,
+  journals: `ls ${STATE_DIR} | grep -vE '^(lock|leases|clients)$'`,
 });
 
 const SEPARATOR = '\u001e';

@@ -63,6 +63,7 @@ export const SECTIONS = [
     files: {
       'src/session/key_life.rs': { KEY_FRAMES: 'frames', KEY_BYTES: BYTES, KEY_AGE: TIME },
       'src/crypto/seal.rs': { COUNTER_LIMIT: 'frames' },
+      'src/session/rekey.rs': { TIMEOUT: TIME, MIN_INTERVAL: TIME, MAX_REKEYS: 'rekeys', WINDOW: TIME },
       'src/client/carry.rs': { RENEWAL_REST: TIME, HANDOVER: TIME },
       'src/client/carried.rs': { RETIREMENT: TIME, CLOSE_WAIT: TIME },
       'src/session/roster.rs': { TICKET_LIFETIME: TIME, REVOKED_MAX: 'clients' },
@@ -178,7 +179,8 @@ export const SECTIONS = [
       'src/network/repair.rs': { LIMIT: TIME },
       'src/network/state.rs': { POLL: TIME },
       'src/network/command.rs': { ATTEMPTS: 'runs', POLL: TIME },
-      'src/network/nat.rs': { LIMIT: TIME, REMOVAL_LIMIT: TIME },
+      'src/network/nft.rs': { LIMIT: TIME, REMOVAL_LIMIT: TIME },
+      'src/network/keeper.rs': { REST: TIME, RETRY: TIME, RECEIVE_LEN: BYTES },
       'src/network/firewall/judge.rs': { MAX_DEPTH: 'jumps' },
       'src/network/netlink/socket.rs': { RECEIVE_LEN: BYTES, ANSWER_TIMEOUT: TIME, DUMP_ATTEMPTS: 'dumps' },
       'src/network/monitor.rs': {

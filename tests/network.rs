@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use namespace::{Helper, attempt, block_on, has, ip_in, isolated, run, udp, udp_data};
 use smartvpn::error::ErrorCode;
-use smartvpn::network::{HostChanges, Netlink, RepairReport, delete_conntrack, repair};
+use smartvpn::network::{Guard, HostChanges, Netlink, RepairReport, delete_conntrack, repair};
 use smartvpn::packet::{Offload, complete_checksum};
 use smartvpn::tunnel::{READ_ROOM, Received, Tun, TunConfig};
 
@@ -172,7 +172,7 @@ fn try_everything() {
         println!("pin {}", changes.pin_route(ip("203.0.113.7")).await.unwrap_err().code());
         if has("nft") {
             let net = "10.8.0.0/24".parse().unwrap();
-            println!("nat {}", changes.masquerade("vpn0", net, None, false).await.unwrap_err().code());
+            println!("nat {}", changes.masquerade("vpn0", net, None, false, None).await.unwrap_err().code());
         }
         println!("ready");
     });
@@ -198,9 +198,18 @@ async fn set_everything(tun: &Tun, state_dir: Option<&Path>) -> HostChanges {
     changes.enable_forwarding(tun.name(), true).await.unwrap();
     let (v4, v6) = ("10.8.0.0/24".parse().unwrap(), "fd00:8::/64".parse().unwrap());
     if has("nft") {
-        changes.masquerade(tun.name(), v4, Some(v6), false).await.unwrap();
+        changes.masquerade(tun.name(), v4, Some(v6), false, None).await.unwrap();
+        changes.guard(tun.name(), guard()).await.unwrap();
     }
     changes
+}
+
+fn guard() -> Guard {
+    let nets = |nets: [&str; 2]| nets.map(|net| net.parse().unwrap()).to_vec();
+    Guard::Server {
+        hidden: nets(["10.8.0.1/32", "fd00:8::1/128"]),
+        subnets: nets(["10.8.0.0/24", "fd00:8::/64"]),
+    }
 }
 
 fn wait_for_ready(helper: &mut Helper) {
@@ -571,9 +580,9 @@ fn clients_are_masqueraded_and_the_host_is_left_as_found() {
             let mut changes = HostChanges::begin(Some(state.path()), tun.name()).await.unwrap();
             changes.enable_forwarding(tun.name(), true).await.unwrap();
             let (v4, v6) = ("10.8.0.0/24".parse().unwrap(), "fd00:8::/64".parse().unwrap());
-            changes.masquerade(tun.name(), v4, Some(v6), false).await.unwrap();
-            changes.masquerade(tun.name(), v4, Some(v6), false).await.unwrap();
-            assert_eq!(run("nft", "list ruleset").matches("masquerade").count(), 2, "replaced, not added to");
+            changes.masquerade(tun.name(), v4, Some(v6), false, None).await.unwrap();
+            changes.masquerade(tun.name(), v4, Some(v6), false, None).await.unwrap();
+            assert_eq!(run("nft", "list ruleset").matches("masquerade").count(), 4, "replaced, not added to");
 
             assert_eq!(seen_by(&tun, "10.8.0.2", "192.0.2.9").await.as_deref(), Some("192.0.2.1"));
             assert_eq!(seen_by(&tun, "fd00:8::2", "2001:db8::9").await.as_deref(), Some("2001:db8::1"));
@@ -587,6 +596,57 @@ fn clients_are_masqueraded_and_the_host_is_left_as_found() {
             let left: Vec<_> =
                 fs::read_dir(state.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             assert_eq!(left, ["lock"]);
+        });
+        Snapshot::take().assert_is(&before);
+    });
+}
+
+#[test]
+fn tables_that_others_take_away_are_written_anew() {
+    isolated("tables_that_others_take_away_are_written_anew", || {
+        if !has("nft") {
+            return;
+        }
+        one_card();
+        settle();
+        let before = Snapshot::take();
+        block_on(async {
+            let tun = tun("vpn0", &[("10.8.0.1", 24), ("fd00:8::1", 64)]);
+            let state = tempfile::tempdir().unwrap();
+            let mut changes = HostChanges::begin(Some(state.path()), tun.name()).await.unwrap();
+            let net = "10.8.0.0/24".parse().unwrap();
+            changes.masquerade(tun.name(), net, None, false, Some(8443)).await.unwrap();
+            changes.guard(tun.name(), guard()).await.unwrap();
+            let ruleset = || {
+                let text = run("nft", "list ruleset");
+                let mut tables: Vec<_> =
+                    text.split("\ntable ").map(|table| table.trim().to_owned()).collect();
+                tables[0] = tables[0].trim_start_matches("table ").to_owned();
+                tables.sort();
+                tables
+            };
+            let whole = ruleset();
+            assert_eq!(whole.len(), 3, "{whole:?}");
+            for flush in ["flush ruleset", "delete table arp smartvpn_guard-vpn0", "flush ruleset"] {
+                run("nft", flush);
+                assert_ne!(ruleset(), whole);
+                for _ in 0..100 {
+                    if ruleset() == whole {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                assert_eq!(ruleset(), whole, "after {flush}");
+            }
+            // What is withdrawn meanwhile, or written anew by ourselves, is not brought back.
+            run("nft", "flush ruleset");
+            changes.unmasquerade().await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let names = run("nft", "list tables");
+            assert_eq!(names, "table inet smartvpn_guard-vpn0\ntable arp smartvpn_guard-vpn0\n");
+            run("nft", "flush ruleset");
+            changes.undo().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
         });
         Snapshot::take().assert_is(&before);
     });
@@ -617,7 +677,7 @@ async fn clients_meet_only_if_they_may(tun: &Tun, changes: &mut HostChanges) {
     let between = udp((ip("10.8.0.2"), 4000), (ip("10.8.0.3"), 4000), b"neighbour");
     tun.write(&between, Offload::NONE).unwrap();
     assert_eq!(next_data(tun, Duration::from_millis(300)).await, None);
-    changes.masquerade(tun.name(), "10.8.0.0/24".parse().unwrap(), None, true).await.unwrap();
+    changes.masquerade(tun.name(), "10.8.0.0/24".parse().unwrap(), None, true, None).await.unwrap();
     tun.write(&between, Offload::NONE).unwrap();
     assert_eq!(next_data(tun, SOON).await.as_deref(), Some(&b"neighbour"[..]));
 }
@@ -647,7 +707,7 @@ fn the_next_server_takes_over_the_translation_of_a_killed_one() {
                 );
                 if masquerades_again {
                     let net = "10.8.0.0/24".parse().unwrap();
-                    next.masquerade("victim", net, None, false).await.unwrap();
+                    next.masquerade("victim", net, None, false, None).await.unwrap();
                     assert!(tables().contains("smartvpn-victim"));
                 } else {
                     next.unmasquerade().await.unwrap();
@@ -734,7 +794,7 @@ async fn set_up_server(tun: &Tun, state_dir: &Path, net: &str) -> HostChanges {
     changes.pin_route(ip("203.0.113.7")).await.unwrap();
     changes.block_ipv6().await.unwrap();
     if has("nft") {
-        changes.masquerade(tun.name(), net.parse().unwrap(), None, false).await.unwrap();
+        changes.masquerade(tun.name(), net.parse().unwrap(), None, false, None).await.unwrap();
     }
     changes
 }
@@ -799,7 +859,7 @@ fn a_foreign_policy_is_told_with_the_command_that_mends_it() {
             let tun = tun("vpn0", &[("10.8.0.1", 24)]);
             let mut changes = HostChanges::begin(None, tun.name()).await.unwrap();
             changes.enable_forwarding(tun.name(), false).await.unwrap();
-            changes.masquerade(tun.name(), "10.8.0.0/24".parse().unwrap(), None, false).await.unwrap();
+            changes.masquerade(tun.name(), "10.8.0.0/24".parse().unwrap(), None, false, None).await.unwrap();
             let warnings = changes.foreign_forward_drops(tun.name()).await;
             assert_eq!(warnings.len(), 1, "{warnings:?}");
             assert_eq!(seen_by(&tun, "10.8.0.2", "192.0.2.9").await, None);
@@ -867,7 +927,7 @@ fn what_the_host_lacks_is_told_with_what_to_do() {
             }
             let mut changes = HostChanges::begin(None, "vpn0").await.unwrap();
             let net = "10.8.0.0/24".parse().unwrap();
-            let error = changes.masquerade("vpn0", net, None, false).await.unwrap_err();
+            let error = changes.masquerade("vpn0", net, None, false, None).await.unwrap_err();
             assert_eq!(error.code(), ErrorCode::NatUnavailable);
             assert!(error.to_string().contains("apt-get install nftables"), "{error}");
             assert_eq!(changes.foreign_forward_drops("vpn0").await, []);

@@ -17,7 +17,11 @@ describe('NAT', { skip: requires() }, () => {
     await site.connect();
     assert.equal(await reaches(site.client, TUNNEL.server), true);
     assert.equal(await reaches(site.client, WEB.address), false);
-    assert.deepEqual((await site.server.snapshot()).firewall, []);
+    const { firewall } = await site.server.snapshot();
+    assert.deepEqual(
+      firewall.filter(({ rule }) => JSON.stringify(rule ?? '').includes('masquerade')),
+      [],
+    );
   });
 
   it('is undone by stopServer()', async () => {

@@ -16,7 +16,7 @@ use smartvpn::crypto::ticket::TicketKey;
 use smartvpn::error::{ErrorCode, VpnError};
 use smartvpn::management::{LINE_LIMIT, Mode, fuzzing};
 use smartvpn::session::Roster;
-use smartvpn::session::roster::{Rules, Saved, Wish};
+use smartvpn::session::roster::{Guest, Rules, Saved, Wish};
 
 use super::input::{Cuts, Input, epoch};
 
@@ -113,7 +113,7 @@ pub fn saved_roster(data: &[u8]) {
     // Nobody else gets these addresses, as long as they may come back.
     let source = IpAddr::from([192, 0, 2, 1]);
     let mut rng = StdRng::seed_from_u64(1);
-    if let Ok(offer) = first.offer((now, unix), source, Wish::New, &mut rng) {
+    if let Ok(offer) = first.offer((now, unix), source, Wish::New(Guest::ANYBODY), &mut rng) {
         assert!(!addresses.contains(&offer.addresses.v4.into()) && !known.contains_key(&offer.client_id));
         first.withdraw(now, offer);
     }

@@ -27,7 +27,7 @@ const STEPS: usize = 200;
 enum State {
     Awaiting(Box<AwaitingResponse>),
     Listening(Listening),
-    Unconfirmed(Unconfirmed),
+    Unconfirmed(Box<Unconfirmed>),
     Up(Box<Session>),
     Over,
 }
@@ -84,12 +84,15 @@ impl World {
         let offered = Features { bundle: flags & 1 != 0, offload: flags & 2 != 0, rekey: flags & 4 != 0 };
         let params = ClientParams {
             server_key: KEYPAIR.public,
-            identity: None,
+            identity: (flags & 8 != 0).then(|| Arc::new(Keypair::generate(&mut rng))),
             hello: ClientHello { features: offered, ..ClientHello::default() },
             hybrid: Hybrid::Off,
             keepalive_interval: None,
             keepalive_cap: KeepaliveCap::default(),
-            key_limits: KeyLimits::default(),
+            key_limits: match flags & 16 {
+                0 => KeyLimits::default(),
+                _ => KeyLimits { frames: 20, ..KeyLimits::default() },
+            },
         };
         let Ok((awaiting, frame)) = client::start(params, &mut rng) else { panic!("no first message") };
         let end = |state| End { state, under_way: VecDeque::new(), wire: VecDeque::new(), tampered: false };
@@ -268,7 +271,7 @@ impl World {
                         let (unconfirmed, frame) =
                             request.accept(&accepted(), &mut self.rng).map_err(|error| error.close_code())?;
                         replies.push(frame);
-                        Ok(State::Unconfirmed(unconfirmed))
+                        Ok(State::Unconfirmed(Box::new(unconfirmed)))
                     }
                     Opened::Refused { .. } => panic!("a good hello is refused"),
                 }),

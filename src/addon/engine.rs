@@ -7,6 +7,7 @@ use napi::bindgen_prelude::{FnArgs, Function, spawn, within_runtime_if_available
 use napi_derive::napi;
 use serde_json::Value;
 
+use super::authenticator::JsAuthenticator;
 use super::events::{ANSWERS, JsAnswers, JsEvents};
 use super::{body, invalid};
 use crate::error::{ErrorCode, VpnError};
@@ -26,31 +27,45 @@ pub struct NativeEngine {
 struct Parts {
     endpoint: Arc<Endpoint>,
     answers: Arc<JsAnswers>,
+    authenticator: JsAuthenticator,
 }
 
 #[napi]
 impl NativeEngine {
     /// An idle engine of mode `client` or `server`. `onAnswer(id, success, body)` and
     /// `onEvent(name, data, lost)` get JSON text; neither holds the event loop. `lost` counts events
-    /// that found no room since the last one.
+    /// that found no room since the last one. `onAuthenticate(id, question)` is asked about clients, where a server's
+    /// configuration says so: the question is JSON text, or null when an earlier one has no use for an answer any more.
     #[napi(constructor, catch_unwind)]
     pub fn new(
         mode: String,
         on_answer: Function<'_, FnArgs<(u32, bool, String)>, ()>,
         on_event: Function<'_, FnArgs<(String, String, u32)>, ()>,
+        on_authenticate: Function<'_, FnArgs<(u32, Option<String>)>, ()>,
     ) -> napi::Result<Self> {
         let mode = mode.parse().map_err(|error| invalid(&error))?;
         let answers = Arc::new(JsAnswers::new(&on_answer)?);
         let events = Events::new(Arc::new(JsEvents::new(&on_event)?));
         let base = std::env::current_dir().unwrap_or_default();
-        let endpoint = within_runtime_if_available(|| Endpoint::new(mode, events, base));
-        Ok(Self { parts: Some(Parts { endpoint: Arc::new(endpoint), answers }) })
+        let authenticator = JsAuthenticator::new(&on_authenticate)?;
+        let asked = Some(Arc::new(authenticator.clone()) as _);
+        let endpoint =
+            within_runtime_if_available(|| Endpoint::with_authenticator(mode, events, base, asked));
+        Ok(Self { parts: Some(Parts { endpoint: Arc::new(endpoint), answers, authenticator }) })
+    }
+
+    /// Answers the question `id`: what `authenticate` said, as JSON text, null for no; or what it threw.
+    #[napi(catch_unwind)]
+    pub fn authenticated(&self, id: u32, answer: Option<String>, failure: Option<String>) {
+        if let Some(Parts { authenticator, .. }) = &self.parts {
+            authenticator.answer(id, answer.as_deref(), failure);
+        }
     }
 
     /// Calls a method of the management protocol; `params` is JSON text. Answered exactly once.
     #[napi(catch_unwind)]
     pub fn request(&self, id: u32, method: String, params: String) -> napi::Result<()> {
-        let Some(Parts { endpoint, answers }) = &self.parts else {
+        let Some(Parts { endpoint, answers, .. }) = &self.parts else {
             return Err(invalid(&"the engine has ended"));
         };
         if !answers.expect() {

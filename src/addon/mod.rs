@@ -6,6 +6,7 @@
 #![expect(unreachable_pub, reason = "the macros export to JavaScript what is public")]
 #![cfg_attr(test, allow(dead_code, reason = "the macros export nothing from a test binary"))]
 
+mod authenticator;
 mod engine;
 mod events;
 

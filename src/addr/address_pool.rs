@@ -93,6 +93,25 @@ impl AddressPool {
         Some(AddressLease { v4, v6: Some(v6) })
     }
 
+    /// Gives out this IPv4 address, with the least recently used IPv6 one where there is a subnet; `None` when somebody
+    /// holds it, it is outside its subnet, or no IPv6 address is free.
+    pub fn allocate_v4(&mut self, wanted: Ipv4Addr, now: Instant) -> Option<AddressLease> {
+        if !self.v4.is_free(wanted) {
+            return None;
+        }
+        let v6 = match &mut self.v6 {
+            Some(pool) => Some(pool.allocate(now)?),
+            None => None,
+        };
+        let v4 = self.v4.allocate_specific(wanted, now)?;
+        Some(AddressLease { v4, v6 })
+    }
+
+    /// Whether this is a client's address of the IPv4 subnet, free or not.
+    pub fn holds(&self, addr: Ipv4Addr) -> bool {
+        self.v4.subnet().is_client(addr)
+    }
+
     /// Takes a client's addresses back; they rest from `now` on. Whether all of them were held.
     pub fn release(&mut self, addresses: Addresses, now: Instant) -> bool {
         let v4 = self.v4.release(addresses.v4, now);
@@ -117,6 +136,19 @@ impl AddressPool {
 mod tests {
     use super::*;
     use crate::addr::pool::REST;
+
+    #[test]
+    fn an_ipv4_address_of_choice_comes_with_any_ipv6_one() {
+        let now = epoch();
+        let mut pool = AddressPool::new("10.8.0.0/29".parse().unwrap(), Some("fd00::/125".parse().unwrap()));
+        let lease = pool.allocate_v4([10, 8, 0, 5].into(), now).unwrap();
+        assert_eq!(lease.addresses().v4, Ipv4Addr::from([10, 8, 0, 5]));
+        assert!(lease.v6.is_some());
+        for addr in [[10, 8, 0, 5], [10, 8, 0, 1], [10, 8, 0, 7], [10, 8, 0, 8]] {
+            assert_eq!(pool.allocate_v4(addr.into(), now), None, "{addr:?}");
+        }
+        assert!(pool.holds([10, 8, 0, 5].into()) && !pool.holds([10, 8, 0, 1].into()));
+    }
 
     #[test]
     fn a_tunnel_without_ipv6_gives_ipv4_alone() {

@@ -134,8 +134,7 @@ impl<A: Address> Pool<A> {
 
     /// Whether this is a client's address of the subnet that nobody holds.
     pub fn is_free(&self, addr: A) -> bool {
-        (self.subnet.first_client()..=self.subnet.last_client()).contains(&addr)
-            && !matches!(self.known.get(&addr), Some(State::Held))
+        self.subnet.is_client(addr) && !matches!(self.known.get(&addr), Some(State::Held))
     }
 
     /// Takes an address back; it rests from `now` on. Whether it was held: if not, nothing changes

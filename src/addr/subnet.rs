@@ -170,6 +170,11 @@ impl<A: Address> Subnet<A> {
         A::from_number(self.network_number() + size - 1 - u128::from(A::HAS_BROADCAST))
     }
 
+    /// Whether a client can have this address.
+    pub fn is_client(&self, addr: A) -> bool {
+        (self.first_client()..=self.last_client()).contains(&addr)
+    }
+
     /// How many clients can have an address at the same time: at least 1, under 2^64.
     pub fn capacity(&self) -> u64 {
         let last = self.last_client().to_number() - self.first_client().to_number();

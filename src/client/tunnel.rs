@@ -14,7 +14,7 @@ use crate::codec::hello::Accepted;
 use crate::config::ClientConfig;
 use crate::engine::{Task, clock, pump};
 use crate::error::VpnError;
-use crate::network::{HostChanges, Netlink};
+use crate::network::{Guard, HostChanges, Netlink};
 use crate::packet::{self, Ingress, Router};
 use crate::qos::{FlowHasher, PacketQueue};
 use crate::report::{Dns, LogLevel};
@@ -33,6 +33,8 @@ pub(super) struct Tunnel {
     addresses: Addresses,
     routes: Vec<IpNet>,
     ipv6_blocked: bool,
+    /// That the addresses are not guarded was said.
+    unguarded: bool,
     /// The configuration's; the server's if it has none.
     dns: Option<Vec<IpAddr>>,
     resolvers: Resolvers,
@@ -94,9 +96,12 @@ impl Tunnel {
             addresses,
             routes: config.routes.clone(),
             ipv6_blocked: false,
+            unguarded: false,
             dns: config.dns.clone(),
             resolvers: Resolvers::default(),
         };
+        let addresses = tunnel.addresses.clone();
+        tunnel.guard(&addresses, None, shared).await;
         let installed = match tunnel.add_addresses() {
             Ok(()) => tunnel.install(hello, remote, shared).await,
             Err(error) => Err(error),
@@ -120,6 +125,10 @@ impl Tunnel {
         let addresses = Addresses::of(hello);
         if addresses != self.addresses {
             let index = self.tun.index();
+            if addresses.nets != self.addresses.nets {
+                let before = self.addresses.clone();
+                self.guard(&addresses, Some(&before), shared).await;
+            }
             self.netlink.replace_addresses(index, &self.addresses.nets, &addresses.nets)?;
             if addresses.nets != self.addresses.nets {
                 // What waits has the old addresses.
@@ -142,6 +151,29 @@ impl Tunnel {
         let dns = self.dns.as_ref().unwrap_or(&hello.dns);
         let wanted = Wanted::of(dns, &self.addresses.networks(), remote.to_canonical());
         self.resolvers.set(wanted, &mut self.changes, self.tun.index(), shared).await
+    }
+
+    /// Keeps what comes beside the tunnel from the addresses that the interface is to have, after those that it has. One
+    /// that another interface has as well is left alone: it is how others reach the host.
+    async fn guard(&mut self, addresses: &Addresses, before: Option<&Addresses>, shared: &Arc<Shared>) {
+        let is_elsewhere = |addr: &IpAddr| {
+            let is_here = before.is_some_and(|before| before.nets.iter().any(|(here, _)| here == addr));
+            !is_here && self.netlink.has_address(*addr).unwrap_or(false)
+        };
+        let (elsewhere, own): (Vec<_>, Vec<_>) =
+            addresses.nets.iter().map(|(addr, _)| *addr).partition(is_elsewhere);
+        let guard = Guard::Client(own.into_iter().map(IpNet::from).collect());
+        let told = match self.changes.guard(self.tun.name(), guard).await {
+            Err(error) => error.unguarded(),
+            Ok(()) if elsewhere.is_empty() => return,
+            Ok(()) => format!(
+                "{} is the address of another interface as well: neighbours can reach it beside the tunnel",
+                elsewhere.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" and ")
+            ),
+        };
+        if !std::mem::replace(&mut self.unguarded, true) {
+            shared.events.log(LogLevel::Warn, "firewall", told);
+        }
     }
 
     fn add_addresses(&self) -> Result<(), VpnError> {

@@ -63,3 +63,9 @@ pub const TICKET_MAX_AGE: Duration = Duration::from_secs(86_400);
 
 /// Range of `ticketMaxAgeSecs`, in seconds: from a minute to 30 days.
 pub const TICKET_MAX_AGE_RANGE: RangeInclusive<u64> = 60..=2_592_000;
+
+/// How long `authenticate` may take unless configured: a database's slow moment, and well within the handshake's 10 s.
+pub const AUTHENTICATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What `authenticateTimeoutMs` may be: below it no network is asked in time, above it the handshake is over first.
+pub const AUTHENTICATE_TIMEOUT_RANGE: RangeInclusive<u64> = 100..=9_000;

@@ -132,6 +132,12 @@ impl<'a> Field<'a> {
         self.refusal(format_args!("{must}{missing}"))
     }
 
+    /// The refusal of the list's entry at `index`.
+    pub(super) fn refuse_entry(&self, index: usize, reason: impl fmt::Display) -> VpnError {
+        Self { path: format!("{}[{index}]", self.path), value: None }
+            .refusal(format_args!("cannot be: {reason}"))
+    }
+
     fn refusal(&self, text: fmt::Arguments<'_>) -> VpnError {
         let name = if self.path.is_empty() { "the configuration" } else { &self.path };
         VpnError::config(self.path.clone(), format!("{name} {text}"))
@@ -162,6 +168,11 @@ impl<'a> Object<'a> {
     ) -> Result<Option<T>, VpnError> {
         let field = self.field(name);
         field.value.is_some().then(|| read(&field)).transpose()
+    }
+
+    /// All members that are there.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        self.map.iter()
     }
 
     fn path_of(&self, name: &str) -> String {

@@ -7,6 +7,7 @@
 pub mod defaults;
 
 mod client;
+pub mod clients;
 mod field;
 mod file;
 mod invite;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::clients;
 use super::defaults;
 use super::field::{Field, Names, Object};
 use super::values::{self, PemSource, StateDir};
@@ -14,8 +15,9 @@ use crate::addr::{AddressPool, Subnet};
 use crate::crypto::keys::Keypair;
 use crate::error::VpnError;
 use crate::qos::RateLimit;
-use crate::qos::token_bucket::{MAX_BURST, MIN_BURST, RATE_RANGE};
-use crate::transport::CongestionControl;
+use crate::session::Registry;
+use crate::session::registry::{Auth, RegisteredClient};
+use crate::transport::{CongestionControl, Endpoint};
 
 static NAMES: Names = Names {
     known: &[
@@ -42,16 +44,13 @@ static NAMES: Names = Names {
         "stateDir",
         "defaultRateLimitBytesPerSec",
         "defaultBurstBytes",
-    ],
-    later: &[
         "auth",
         "clients",
         "authenticate",
         "authenticateTimeoutMs",
         "publicUrl",
-        "handshakesPerSecond",
-        "handshakeBurst",
     ],
+    later: &["handshakesPerSecond", "handshakeBurst"],
 };
 
 /// A server's configuration, checked.
@@ -96,6 +95,15 @@ pub struct ServerConfig {
     /// `ticketMaxAgeSecs`: how long after a full handshake a session can be resumed, 60–2,592,000 s; a day unless
     /// given.
     pub ticket_max_age: Duration,
+    /// `auth`: who decides which clients come in; the list once `clients` is given, the program once `authenticate` is,
+    /// else nobody.
+    pub auth: Auth,
+    /// `clients`: those that are registered.
+    pub clients: Vec<RegisteredClient>,
+    /// `authenticateTimeoutMs`: how long `authenticate` may take, 100–9,000 ms; 5 s unless given.
+    pub authenticate_timeout: Duration,
+    /// `publicUrl`: where clients reach the server, for invites.
+    pub public_url: Option<Endpoint>,
     /// `congestionControl`: pacing of the outer connections.
     pub congestion_control: CongestionControl,
     /// `stateDir`: where state outlives the process.
@@ -129,7 +137,11 @@ impl ServerConfig {
         let subnet6 = config.optional("subnet6", values::subnet)?;
         let trusted_proxies = config.optional("trustedProxies", values::proxies)?.unwrap_or_default();
         let keepalive = |field: &Field<'_>| field.seconds(defaults::KEEPALIVE_RANGE);
-        let clients = |field: &Field<'_>| field.integer(1..=u32::MAX.into());
+        let max_clients = |field: &Field<'_>| field.integer(1..=u32::MAX.into());
+        let clients = config.optional("clients", |field| clients::list(field, subnet))?;
+        let auth = auth(config, clients.is_some())?;
+        let clients = clients.unwrap_or_default();
+        check_clients(config, auth, &clients)?;
         Ok(Self {
             listen_addr: config.required("listenAddr", values::listen_addr)?,
             keypair: keypair(config)?,
@@ -142,9 +154,13 @@ impl ServerConfig {
                 .optional("keepaliveIntervalSecs", keepalive)?
                 .unwrap_or(defaults::KEEPALIVE_INTERVAL),
             enable_nat: config.optional("enableNat", Field::boolean)?.unwrap_or_default(),
-            default_rate_limit: rate_limit(config)?,
+            default_rate_limit: values::rate_limit(
+                config,
+                "defaultRateLimitBytesPerSec",
+                "defaultBurstBytes",
+            )?,
             max_clients: config
-                .optional("maxClients", clients)?
+                .optional("maxClients", max_clients)?
                 .unwrap_or_else(|| AddressPool::new(subnet, subnet6).capacity()),
             client_to_client: config.optional("clientToClient", Field::boolean)?.unwrap_or_default(),
             path: config.optional("path", path)?,
@@ -157,6 +173,14 @@ impl ServerConfig {
             ticket_max_age: config
                 .optional("ticketMaxAgeSecs", |field| field.seconds(defaults::TICKET_MAX_AGE_RANGE))?
                 .unwrap_or(defaults::TICKET_MAX_AGE),
+            auth,
+            clients,
+            authenticate_timeout: config
+                .optional("authenticateTimeoutMs", |field| {
+                    field.millis(defaults::AUTHENTICATE_TIMEOUT_RANGE)
+                })?
+                .unwrap_or(defaults::AUTHENTICATE_TIMEOUT),
+            public_url: config.optional("publicUrl", values::server_url)?,
             congestion_control: config
                 .optional("congestionControl", values::congestion_control)?
                 .unwrap_or_default(),
@@ -181,19 +205,37 @@ fn proxy_protocol(config: &Object<'_>, trusted: &[IpNet]) -> Result<bool, VpnErr
     Ok(wanted)
 }
 
-/// A burst without a rate means nothing, and is somebody's mistake.
-fn rate_limit(config: &Object<'_>) -> Result<Option<RateLimit>, VpnError> {
-    let rate = config.optional("defaultRateLimitBytesPerSec", |field| field.integer(RATE_RANGE))?;
-    let burst = config.optional("defaultBurstBytes", |field| field.integer(MIN_BURST..=MAX_BURST))?;
-    match (rate, burst) {
-        (Some(rate), burst) => {
-            let limit = RateLimit::new(rate, burst.unwrap_or_else(|| RateLimit::default_burst(rate)));
-            Ok(limit.ok())
+/// `authenticate` is a function, which JSON cannot say: who holds one puts `true` in its place.
+fn auth(config: &Object<'_>, has_list: bool) -> Result<Auth, VpnError> {
+    const MUST: &str = "must be \"open\", \"registered\" or \"callback\"";
+    let callback = config.optional("authenticate", |field| match field.value() {
+        Some(Value::Bool(true)) => Ok(()),
+        _ => Err(field.refuse_unseen("must be a function, which a server in this process can call")),
+    })?;
+    let auth = config.optional("auth", |field| match field.string(MUST)? {
+        "open" => Ok(Auth::Open),
+        "registered" => Ok(Auth::Registered),
+        "callback" => Ok(Auth::Callback),
+        _ => Err(field.refuse(MUST)),
+    })?;
+    match (auth, callback) {
+        (Some(Auth::Callback) | None, Some(())) => Ok(Auth::Callback),
+        (Some(_), Some(())) => {
+            Err(config.field("auth").refuse("must be \"callback\" where authenticate is given"))
         }
-        (None, Some(_)) => {
-            Err(config.field("defaultBurstBytes").refuse("needs defaultRateLimitBytesPerSec beside it"))
+        (Some(Auth::Callback), None) => {
+            Err(config.field("authenticate").refuse_unseen("must be given where auth is \"callback\""))
         }
-        (None, None) => Ok(None),
+        (Some(auth), None) => Ok(auth),
+        (None, None) => Ok(if has_list { Auth::Registered } else { Auth::Open }),
+    }
+}
+
+/// Each client by itself is good; they must go together.
+fn check_clients(config: &Object<'_>, auth: Auth, clients: &[RegisteredClient]) -> Result<(), VpnError> {
+    match Registry::new(auth, clients) {
+        Ok(_) => Ok(()),
+        Err((index, error)) => Err(config.field("clients").refuse_entry(index, error)),
     }
 }
 

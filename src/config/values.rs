@@ -11,13 +11,15 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::defaults;
-use super::field::Field;
+use super::field::{Field, Object};
 use super::proxy::ProxyChoice;
 use crate::addr::cidr::{parse_cidr, parse_cidr_or_address};
 use crate::addr::{Address, Subnet};
 use crate::codec::secret::Token;
 use crate::crypto::keys::{PrivateKey, PublicKey};
 use crate::error::{ErrorCode, VpnError};
+use crate::qos::RateLimit;
+use crate::qos::token_bucket::{MAX_BURST, MIN_BURST, RATE_RANGE};
 use crate::transport::{CongestionControl, Endpoint, Proxy};
 use crate::tunnel::is_valid_name;
 
@@ -217,6 +219,24 @@ pub(super) fn congestion_control(field: &Field<'_>) -> Result<CongestionControl,
         Some("auto") => Ok(CongestionControl::Auto),
         Some("system") => Ok(CongestionControl::System),
         _ => Err(field.refuse("must be \"auto\" or \"system\"")),
+    }
+}
+
+/// A limit: a rate, and a burst unless it is the rate's own. A burst without a rate means nothing, and is somebody's mistake.
+pub(super) fn rate_limit(
+    config: &Object<'_>,
+    rate_name: &'static str,
+    burst_name: &'static str,
+) -> Result<Option<RateLimit>, VpnError> {
+    let rate = config.optional(rate_name, |field| field.integer(RATE_RANGE))?;
+    let burst = config.optional(burst_name, |field| field.integer(MIN_BURST..=MAX_BURST))?;
+    match (rate, burst) {
+        (Some(rate), burst) => {
+            let limit = RateLimit::new(rate, burst.unwrap_or_else(|| RateLimit::default_burst(rate)));
+            Ok(limit.ok())
+        }
+        (None, Some(_)) => Err(config.field(burst_name).refuse(format_args!("needs {rate_name} beside it"))),
+        (None, None) => Ok(None),
     }
 }
 

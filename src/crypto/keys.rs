@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rand_core::CryptoRng;
@@ -27,6 +28,11 @@ impl PublicKey {
     /// The key's bytes.
     pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
+    }
+
+    /// A name for whoever holds it, where nobody has given one: 32 hexadecimal digits of its SHA-256.
+    pub fn fingerprint(&self) -> String {
+        digest(&SHA256, &self.0).as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

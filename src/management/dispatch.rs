@@ -14,7 +14,7 @@ use crate::crypto::keys::Keypair;
 use crate::engine::Task;
 use crate::error::{ErrorCode, VpnError};
 use crate::report::Events;
-use crate::server::Server;
+use crate::server::{Authenticator, Server};
 
 /// What an [`Endpoint`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +50,19 @@ enum Engine {
 impl Endpoint {
     /// An idle client or server. Must be called on a tokio runtime.
     pub fn new(mode: Mode, events: Events, base: PathBuf) -> Self {
+        Self::with_authenticator(mode, events, base, None)
+    }
+
+    /// As [`Self::new`]; a server asks `authenticator` where its configuration says so.
+    pub fn with_authenticator(
+        mode: Mode,
+        events: Events,
+        base: PathBuf,
+        authenticator: Option<Arc<dyn Authenticator>>,
+    ) -> Self {
         let engine = match mode {
             Mode::Client => Engine::Client(Client::new(events)),
-            Mode::Server => Engine::Server(Server::new(events)),
+            Mode::Server => Engine::Server(Server::with_authenticator(events, authenticator)),
         };
         Self { engine, base }
     }
@@ -156,8 +166,22 @@ impl Endpoint {
             "removeClientRateLimit" => {
                 server.set_client_rate_limit(&params::string(&params, "id")?, None).map(|()| Value::Null)
             }
+            "createInvite" => server.create_invite(&params).await,
+            "addClient" => server.add_client(&params).await,
+            "updateClient" => {
+                let (id, changes) = params::update(&params)?;
+                server.update_client(&id, &changes).await
+            }
+            "removeClient" => {
+                server.remove_client(&params::string(&params, "id")?).await.map(|()| Value::Null)
+            }
             "getClientTelemetry" => to_json(server.client_telemetry(&params::string(&params, "id")?)),
-            "stopServer" | "getStatus" | "getStatistics" | "listClients" | "generateKeypair" => {
+            "stopServer"
+            | "getStatus"
+            | "getStatistics"
+            | "listClients"
+            | "listRegisteredClients"
+            | "generateKeypair" => {
                 params::none(&params)?;
                 match method {
                     "stopServer" => {
@@ -167,6 +191,7 @@ impl Endpoint {
                     "getStatus" => Ok(json!(server.status())),
                     "getStatistics" => Ok(json!(server.statistics())),
                     "listClients" => Ok(json!(server.clients())),
+                    "listRegisteredClients" => server.registered_clients().map(Value::Array),
                     _ => Ok(generate_keypair()),
                 }
             }

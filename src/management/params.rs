@@ -83,6 +83,15 @@ pub(super) fn rate_limit(params: &Value) -> Result<(String, RateLimit), VpnError
     Ok((id.to_owned(), limit))
 }
 
+/// The parameters of `updateClient`.
+pub(super) fn update(params: &Value) -> Result<(String, Value), VpnError> {
+    let [id, changes] = ["id", "changes"];
+    let fields = only(params, &[id, changes])?;
+    let changes = fields.get(changes).cloned().ok_or_else(|| invalid("changes is missing"))?;
+    let id = fields.get(id).and_then(Value::as_str).ok_or_else(|| invalid("id must be a string"))?;
+    Ok((id.to_owned(), changes))
+}
+
 /// The one string parameter `name`.
 pub(super) fn string(params: &Value, name: &str) -> Result<String, VpnError> {
     let fields = only(params, &[name])?;

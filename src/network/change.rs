@@ -4,6 +4,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use super::guard;
 use super::nat;
 use super::netlink::{Netlink, Route};
 use super::resolvers::Resolvers;
@@ -19,8 +20,10 @@ pub(super) enum Change {
     Switched(Switched),
     /// A switch that a later change sets as a side effect, and that it resets too wide.
     Kept(Kept),
-    /// An nftables table of our own.
+    /// The nftables table that translates addresses.
     Table(Table),
+    /// The nftables tables that guard the tunnel's addresses, of the families `inet` and `arp`.
+    Guard(Table),
     /// The servers that the host's programs ask for names.
     Resolvers(Resolvers),
 }
@@ -46,7 +49,7 @@ pub(super) struct Kept {
     pub(super) value: String,
 }
 
-/// A table of the `inet` family.
+/// What a table of our own is called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Table {
@@ -61,7 +64,7 @@ impl Change {
             (Self::Route(one), Self::Route(two)) => one.same_place(two),
             (Self::Switched(one), Self::Switched(two)) => one.switch == two.switch,
             (Self::Kept(one), Self::Kept(two)) => one.switch == two.switch,
-            (Self::Table(one), Self::Table(two)) => one == two,
+            (Self::Table(one), Self::Table(two)) | (Self::Guard(one), Self::Guard(two)) => one == two,
             (Self::Resolvers(one), Self::Resolvers(two)) => one.is_about_the_same(two),
             _ => false,
         }
@@ -101,6 +104,7 @@ impl Change {
                 _ => Ok(()),
             },
             Self::Table(table) => nat::remove(&table.name),
+            Self::Guard(table) => guard::remove(&table.name),
             Self::Resolvers(resolvers) => resolvers.take_back(&[]),
         }
     }

@@ -9,8 +9,10 @@ use tokio::task::spawn_blocking;
 use super::change::{Change, Table};
 use super::error::NetworkError;
 use super::firewall::{self, Warning};
+use super::guard::Guard;
 use super::ledger::Ledger;
-use super::nat::{self, Masquerade};
+use super::nat::Masquerade;
+use super::nft;
 use super::resolvers::ResolverMethod;
 use super::sysctl::Sysctls;
 
@@ -49,7 +51,7 @@ impl HostChanges {
     pub async fn take_over(state_dir: Option<&Path>, instance: &str) -> Result<Self, NetworkError> {
         let (path, instance) = (state_dir.map(Path::to_owned), instance.to_owned());
         let begin = move || {
-            let table = Change::Table(Table { name: nat::table_name(&instance) });
+            let table = Change::Table(Table { name: nft::nat_table(&instance) });
             Ledger::begin(path.as_deref(), &instance, Sysctls::of_kernel(), Some(&table))
         };
         let ledger = spawn_blocking(begin).await.unwrap_or(Err(NetworkError::Ended))?;
@@ -124,16 +126,20 @@ impl HostChanges {
 
     /// Gives what comes from the tunnel's networks the address of the interface it leaves by.
     ///
-    /// Without `client_to_client` the kernel also drops what would go from one client to another.
-    /// May be called again to replace the rules.
+    /// Without `client_to_client` the kernel also drops what would go from one client to another. No connection of
+    /// a client is given a port below 1024 or `spared_port`, the listener's, over TCP or UDP: who has a port of the
+    /// server's address gets what others send there. Ports of clients that may be had are kept if they are free.
+    /// May be called again to replace the rules. Others that take the table away, as those do who load a whole ruleset,
+    /// have it written anew within a second.
     pub async fn masquerade(
         &mut self,
         tun_name: &str,
         v4: Ipv4Net,
         v6: Option<Ipv6Net>,
         client_to_client: bool,
+        spared_port: Option<u16>,
     ) -> Result<(), NetworkError> {
-        let masquerade = Masquerade { tun: tun_name.to_owned(), v4, v6, client_to_client };
+        let masquerade = Masquerade { tun: tun_name.to_owned(), v4, v6, client_to_client, spared_port };
         self.step(move |ledger| ledger.masquerade(&masquerade)).await?;
         self.masqueraded = [IpNet::V4(v4)].into_iter().chain(v6.map(IpNet::V6)).collect();
         Ok(())
@@ -143,6 +149,17 @@ impl HostChanges {
     pub async fn unmasquerade(&mut self) -> Result<(), NetworkError> {
         self.masqueraded.clear();
         self.step(Ledger::unmasquerade).await
+    }
+
+    /// Drops what comes for the tunnel's addresses by another interface, before the host acts on it, and answers no ARP
+    /// request for them (CVE-2019-14899). Written anew as [`masquerade`](Self::masquerade)'s table is, and may be called
+    /// again with other addresses.
+    ///
+    /// # Errors
+    /// Where there is no `nft`, or its rules are refused: then all is as before.
+    pub async fn guard(&mut self, tun_name: &str, guard: Guard) -> Result<(), NetworkError> {
+        let tun = tun_name.to_owned();
+        self.step(move |ledger| ledger.guard(&tun, &guard)).await
     }
 
     /// Looks for firewall rules of others that drop what the tunnel forwards. Changes nothing.

@@ -69,7 +69,7 @@ pub enum NetworkError {
         /// The interface that has it.
         interface: String,
     },
-    /// Forwarding or masquerading could not be set up.
+    /// Forwarding, or rules of our own in the firewall, could not be set up.
     #[error("{what}")]
     NatUnavailable {
         /// What failed, and what to do.
@@ -122,6 +122,12 @@ impl NetworkError {
             Self::InstanceInUse { .. } => ErrorCode::TunNameInUse,
             Self::State { .. } => ErrorCode::FileError,
         }
+    }
+
+    /// What users are told when this keeps the tunnel's addresses from being guarded, which is no failure.
+    pub fn unguarded(&self) -> String {
+        let source = std::error::Error::source(self).map(|source| format!(" ({source})")).unwrap_or_default();
+        format!("neighbours can find out the tunnel's addresses by probes: {self}{source}")
     }
 
     /// `source` as missing permission if it is that, else as what `otherwise` makes of it.

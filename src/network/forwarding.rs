@@ -75,7 +75,7 @@ impl Plan<'_> {
         let of_v6 = |change: &&Change| match change {
             Change::Switched(switched) => switched.switch.family == Family::V6,
             Change::Kept(kept) => kept.switch.family == Family::V6,
-            Change::Route(_) | Change::Table(_) | Change::Resolvers(_) => false,
+            Change::Route(_) | Change::Table(_) | Change::Guard(_) | Change::Resolvers(_) => false,
         };
         for change in self.theirs.iter().filter(of_v6) {
             if !self.changes.contains(change) {

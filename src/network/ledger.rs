@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::change::Change;
 use super::error::NetworkError;
+use super::keeper::Keeper;
 use super::repair::repair_stale;
 use super::state::{Claim, Guard, StateDir};
 use super::sysctl::Sysctls;
@@ -19,6 +20,8 @@ const UNDO_LIMIT: Duration = Duration::from_millis(300);
 pub(super) struct Ledger {
     pub(super) instance: String,
     pub(super) sysctls: Sysctls,
+    /// What of it is written anew when others take it away.
+    pub(super) keeper: Keeper,
     /// In the order in which they were made.
     changes: Vec<Change>,
     /// Where the journal is kept; nowhere if the configuration says so.
@@ -69,7 +72,7 @@ impl Ledger {
             }
             None => None,
         };
-        Ok(Self { instance: instance.to_owned(), sysctls, changes, place })
+        Ok(Self { instance: instance.to_owned(), sysctls, keeper: Keeper::default(), changes, place })
     }
 
     /// Waits until no other instance is changing the host.
@@ -141,6 +144,9 @@ impl Ledger {
     /// Takes one change back before its time; keeps it written down if that fails.
     pub(super) fn withdraw(&mut self, change: &Change) -> Result<(), NetworkError> {
         let turn = self.turn()?;
+        if let Change::Table(table) | Change::Guard(table) = change {
+            self.keeper.release(&table.name);
+        }
         if take_back(vec![change.clone()], &turn.theirs, &self.sysctls).is_empty() {
             self.changes.retain(|ours| ours != change);
         }
@@ -155,6 +161,7 @@ impl Ledger {
     /// Takes everything back, the last change first. Goes on over what fails; that stays in the
     /// journal for the next start. Idempotent, and done within 2 s unless the kernel itself hangs.
     pub(super) fn undo(&mut self) {
+        self.keeper.release_all();
         let changes = std::mem::take(&mut self.changes);
         let Some(place) = self.place.take() else {
             take_back(changes, &[], &self.sysctls);
@@ -505,11 +512,12 @@ mod tests {
             r#"{"route":{"destination":"::","prefix":1,"kind":"unreachable","onlink":false,"metric":1}}"#;
         let kept = r#"{"kept":{"switch":{"family":"v6","interface":"lan0","key":"forwarding"},"value":"1"}}"#;
         let table = r#"{"table":{"name":"smartvpn-vpn0"}}"#;
+        let guard = r#"{"guard":{"name":"smartvpn_guard-vpn0"}}"#;
         let switched = r#"{"switched":{"switch":{"family":"v4","interface":"eth0","key":"forwarding"},"old":"0","new":"1","umbrella":[{"family":"v4","interface":"all","key":"forwarding"},"0"]}}"#;
         let resolved = r#"{"resolvers":{"resolved":{"name":"vpn0","ifindex":7}}}"#;
         let resolvconf = r#"{"resolvers":{"resolvconf":{"name":"tun.vpn0","flavour":"openresolv"}}}"#;
         let file = r#"{"resolvers":{"file":{"original":{"file":{"content":"IyBieSBoYW5kCg==","mode":420,"uid":0,"gid":0}},"written":["nameserver 10.8.0.1\n"]}}}"#;
-        let lines = [route, refusing, kept, table, switched, resolved, resolvconf, file];
+        let lines = [route, refusing, kept, table, guard, switched, resolved, resolvconf, file];
         for line in lines {
             let change: Change = serde_json::from_str(line).unwrap();
             assert_eq!(serde_json::to_string(&change).unwrap(), line);

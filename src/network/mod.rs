@@ -15,10 +15,13 @@ mod forwarding;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guard;
+mod keeper;
 mod ledger;
 mod monitor;
 mod nat;
 mod netlink;
+mod nft;
 mod repair;
 mod resolvers;
 mod state;
@@ -34,6 +37,7 @@ pub use changes::HostChanges;
 pub use conntrack::delete_conntrack;
 pub use error::NetworkError;
 pub use firewall::Warning;
+pub use guard::Guard;
 pub use monitor::{Change, Monitor};
 pub use netlink::{HostRoute, Netlink, Way};
 pub use repair::{RepairReport, repair};

@@ -10,9 +10,11 @@ use rustix::io::Errno;
 use super::change::{Change, Table};
 use super::error::NetworkError;
 use super::forwarding::{self, Passage};
+use super::guard::{self, Guard};
 use super::ledger::{Ledger, Made, Turn};
 use super::nat::{self, Masquerade};
 use super::netlink::{KernelRoute, Netlink, Route};
+use super::nft;
 
 impl Ledger {
     /// Sends `net` into the interface; a default route as its two halves.
@@ -153,14 +155,49 @@ impl Ledger {
     /// Masquerades what comes from the tunnel's networks.
     pub(super) fn masquerade(&mut self, masquerade: &Masquerade) -> Result<(), NetworkError> {
         let turn = self.turn()?;
-        let name = nat::table_name(&self.instance);
-        let change = Change::Table(Table { name: name.clone() });
-        self.apply(&turn, change, || nat::install(&name, masquerade).map(|()| Made::Now))
+        let name = nft::nat_table(&self.instance);
+        let commands = nat::commands(&name, masquerade);
+        self.write_table(&turn, Change::Table(Table { name: name.clone() }), &name, commands, nat::install)
+    }
+
+    /// Guards the tunnel's addresses.
+    pub(super) fn guard(&mut self, tun: &str, guard: &Guard) -> Result<(), NetworkError> {
+        let turn = self.turn()?;
+        let name = nft::guard_table(&self.instance);
+        let mut write = |arp| {
+            let change = Change::Guard(Table { name: name.clone() });
+            self.write_table(&turn, change, &name, guard.commands(&name, tun, arp), guard::install)
+        };
+        match write(true) {
+            Err(NetworkError::NatUnavailable { source, .. })
+                if source.kind() == io::ErrorKind::InvalidInput =>
+            {
+                write(false)?;
+                tracing::warn!(error = %source, "ARP requests for the tunnel's address cannot be kept out");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Writes a table of our own, and keeps it.
+    fn write_table(
+        &mut self,
+        turn: &Turn,
+        change: Change,
+        name: &str,
+        commands: Vec<serde_json::Value>,
+        install: fn(&[serde_json::Value]) -> Result<(), NetworkError>,
+    ) -> Result<(), NetworkError> {
+        let mut keeper = std::mem::take(&mut self.keeper);
+        let written = self.apply(turn, change, || keeper.keep(name, commands, install).map(|()| Made::Now));
+        self.keeper = keeper;
+        written
     }
 
     /// Takes the table of [`masquerade`](Self::masquerade) away, if there is one.
     pub(super) fn unmasquerade(&mut self) -> Result<(), NetworkError> {
-        let table = Change::Table(Table { name: nat::table_name(&self.instance) });
+        let table = Change::Table(Table { name: nft::nat_table(&self.instance) });
         if self.find(&table).is_some() { self.withdraw(&table) } else { Ok(()) }
     }
 

@@ -1,5 +1,6 @@
 //! What a packet that came out of the tunnel must be before it goes on (PROTOCOL §6): whole, within
-//! the tunnel's MTU, and from (at the server) or to (at the client) an address of the session.
+//! the tunnel's MTU, and from (at the server) or to (at the client) an address of the session. What is for the server's
+//! host itself, or for everybody near it, is no client's to send.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -43,7 +44,10 @@ impl Ingress {
         let packet = IpPacket::parse(record.packet)?;
         record.offload.check(&packet, self.mtu)?;
         match self.addresses {
-            Addresses::Sources { v4, v6 } => check_source(&packet, v4, v6)?,
+            Addresses::Sources { v4, v6 } => {
+                check_source(&packet, v4, v6)?;
+                check_reach(&packet)?;
+            }
             Addresses::Destinations { v4, v6 } => check_destination(&packet, v4, v6)?,
         }
         Ok(packet)
@@ -64,6 +68,18 @@ pub fn check_source(packet: &IpPacket<'_>, v4: Ipv4Addr, v6: Option<Ipv6Addr>) -
         IpAddr::V6(src) if Some(src) == v6 => Ok(()),
         src if emitted_by_any_host(src) => Err(DropReason::LinkLocal),
         _ => Err(DropReason::Spoofed),
+    }
+}
+
+/// At the server: a client's packet is for one host, and that is none which only its own programs may reach. A host may
+/// be told to take the latter from outside too (`route_localnet`, as some container runtimes need it).
+pub fn check_reach(packet: &IpPacket<'_>) -> Result<(), DropReason> {
+    let dst = packet.dst();
+    let is_broadcast = dst == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if dst.is_loopback() || dst.is_multicast() || is_broadcast {
+        Err(DropReason::Misdirected)
+    } else {
+        Ok(())
     }
 }
 
@@ -130,6 +146,38 @@ mod tests {
                 IpPacket::parse(&bytes).unwrap().src()
             );
         }
+    }
+
+    #[test]
+    fn a_client_sends_to_single_hosts_and_not_to_what_is_the_servers_own() {
+        let both = Ingress::from_client(1420, CLIENT, Some("fd00::2".parse().unwrap()));
+        let to4 = |dst| v4(CLIENT.octets(), dst, 17, &[0; 8]);
+        let to6 = |dst| v6("fd00::2", dst, 17, &[0; 8]);
+        let table = [
+            (to4(OTHER), true),
+            (to4([10, 8, 0, 1]), true),
+            (to4([126, 255, 255, 255]), true),
+            (to4([127, 0, 0, 1]), false),
+            (to4([127, 255, 255, 255]), false),
+            (to4([224, 0, 0, 251]), false),
+            (to4([239, 255, 255, 255]), false),
+            (to4([255, 255, 255, 255]), false),
+            (to6("2001:db8::1"), true),
+            (to6("::1"), false),
+            (to6("ff02::1"), false),
+            (to6("ff0e::1"), false),
+        ];
+        for (bytes, admitted) in table {
+            let expected = (!admitted).then_some(DropReason::Misdirected);
+            assert_eq!(
+                refusal(both, bytes.clone()),
+                expected,
+                "{:?}",
+                IpPacket::parse(&bytes).unwrap().dst()
+            );
+        }
+        let spoofed = v4([10, 8, 0, 3], [127, 0, 0, 1], 17, &[]);
+        assert_eq!(refusal(both, spoofed), Some(DropReason::Spoofed), "the source is looked at first");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum Event {
         code: &'static str,
         /// What was found and what to do.
         message: String,
+        /// The client that it is about, if it is about one.
+        client_id: Option<String>,
     },
     /// The engine ended by a fault of its own.
     Failed(VpnError),
@@ -83,7 +85,10 @@ impl Event {
             Self::ClientDisconnected { client_id, reason } => {
                 json!({ "clientId": client_id, "reason": reason })
             }
-            Self::Warning { code, message } => json!({ "code": code, "message": message }),
+            Self::Warning { code, message, client_id: None } => json!({ "code": code, "message": message }),
+            Self::Warning { code, message, client_id: Some(client_id) } => {
+                json!({ "code": code, "message": message, "clientId": client_id })
+            }
             Self::Failed(error) => json!({ "code": error.code, "message": error.message }),
             Self::Log { level, target, message } => {
                 json!({ "level": level, "target": target, "message": message, "time": timestamp() })
@@ -137,8 +142,16 @@ impl Events {
 
     /// Warns of a finding that an operator can mend.
     pub fn warn(&self, code: &'static str, message: impl Into<String>) {
-        let message = message.into();
+        self.emit_warning(code, message.into(), None);
+    }
+
+    /// Warns of a finding about one client that an operator can mend.
+    pub fn warn_of_client(&self, code: &'static str, client_id: String, message: impl Into<String>) {
+        self.emit_warning(code, message.into(), Some(client_id));
+    }
+
+    fn emit_warning(&self, code: &'static str, message: String, client_id: Option<String>) {
         tracing::warn!(target: TOLD, code, "{message}");
-        self.emit(Event::Warning { code, message });
+        self.emit(Event::Warning { code, message, client_id });
     }
 }

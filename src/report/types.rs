@@ -104,6 +104,9 @@ pub struct Status {
     /// Resolvers set on the host; clients only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
+    /// Who decides which clients come in: `open`, `registered` or `callback`; servers only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<&'static str>,
 }
 
 impl Status {
@@ -118,6 +121,7 @@ impl Status {
             last_error: None,
             last_error_code: None,
             dns: None,
+            auth: None,
         }
     }
 }
@@ -302,6 +306,8 @@ pub enum DisconnectReason {
     DeadPeer,
     /// The client broke the protocol.
     ProtocolError,
+    /// Its registration expired.
+    Expired,
 }
 
 /// `IVpnClientInfo`.

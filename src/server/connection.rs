@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::admission::{self, Judgement};
 use super::hub::{Admitted, HANDSHAKE_TIMEOUT, Hub};
 use super::peer::{Identity, Peer, Present};
 use super::port::Uplink;
@@ -17,6 +18,7 @@ use super::source::{client_address, is_trusted};
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::DisconnectCode;
 use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCode, Rejection, VERSION};
+use crate::config::clients::Decision;
 use crate::engine::{Link, Meter, Order, Port, Seat, clock};
 use crate::network::delete_conntrack;
 use crate::packet::{Intake, Record};
@@ -50,6 +52,8 @@ enum Refused {
     Rejected(RejectCode),
     #[error("the client's hello was refused")]
     Hello,
+    #[error("the client did not wait for its answer")]
+    Early,
     #[error("the handshake took too long")]
     Timeout,
     #[error("the session ended meanwhile")]
@@ -150,10 +154,11 @@ type Ended = (Refused, Option<u16>);
 
 impl Handshake<'_> {
     async fn run(&self, websocket: &mut Socket) -> Result<Up, Ended> {
-        let (request, reservation) = self.request(websocket).await?;
-        let (name, mtu) = (request.hello().name.clone(), self.mtu(request.hello()));
+        let (request, mut reservation) = self.request(websocket).await?;
+        let name = reservation.name().or_else(|| request.hello().name.clone());
+        let mtu = self.mtu(request.hello());
         let intake = Intake { mtu, offload: request.features().offload };
-        let hello = self.hello(&reservation, mtu, request.is_hybrid()).await?;
+        let hello = self.hello(&mut reservation, mtu, request.is_hybrid()).await?;
         let (unconfirmed, frame) = request.accept(&hello, &mut rand::rng()).map_err(session_failed)?;
         self.send(websocket, &frame).await?;
         let identity = Identity {
@@ -180,12 +185,13 @@ impl Handshake<'_> {
                 Opened::Refused { frame, then } => (frame, then, Refused::Hello),
                 Opened::Request(request) => {
                     let request = *request;
-                    let code = match Reservation::take(self.hub, self.source.ip(), &request) {
+                    let rejection = match self.judge(websocket, &request).await? {
                         Ok(reservation) => return Ok((request, reservation)),
-                        Err(code) => code,
+                        Err(rejection) => rejection,
                     };
+                    let code = rejection.code.clone();
                     let (frame, then) =
-                        request.reject(rejection(&code), &mut rand::rng()).map_err(session_failed)?;
+                        request.reject(rejection, &mut rand::rng()).map_err(session_failed)?;
                     (frame, then, Refused::Rejected(code))
                 }
             };
@@ -197,8 +203,43 @@ impl Handshake<'_> {
         }
     }
 
+    /// Whether the client may come in; the program is asked where it is to say.
+    async fn judge(
+        &self,
+        websocket: &mut Socket,
+        request: &Request,
+    ) -> Result<Result<Reservation, Rejection>, Ended> {
+        let question = match self.hub.judge(self.source, request) {
+            Judgement::Granted(reservation) => return Ok(Ok(*reservation)),
+            Judgement::Refused(rejection) => return Ok(Err(rejection)),
+            Judgement::Ask(question) => question,
+        };
+        let answer = tokio::select! {
+            answer = self.hub.questions.ask(self.source, question) => answer,
+            // The client has nothing to say before it is answered; it has gone, or breaks the protocol.
+            early = self.receive(websocket) => {
+                early?;
+                let code = CloseCode::ProtocolError.as_u16();
+                return Err((Refused::Early, Some(code)));
+            }
+        };
+        let decision = match answer {
+            Err(code) => return Ok(Err(admission::rejection(code))),
+            Ok(answer) => Decision::parse(&answer, self.hub.config.subnet),
+        };
+        Ok(match decision {
+            Ok(decision) => self.hub.grant(self.source, request, &decision),
+            Err(fault) => {
+                let message =
+                    format!("authenticate answered wrongly: {}; the client was not let in", fault.message);
+                self.hub.questions.warn(&message);
+                Err(admission::rejection(RejectCode::BadRequest))
+            }
+        })
+    }
+
     /// What the client is told of what it is promised.
-    async fn hello(&self, reservation: &Reservation, mtu: u16, hybrid: bool) -> Result<Accepted, Ended> {
+    async fn hello(&self, reservation: &mut Reservation, mtu: u16, hybrid: bool) -> Result<Accepted, Ended> {
         let Some(offer) = reservation.offer() else { return Err((Refused::Gone, None)) };
         // An address that had not rested: what its last holder left must not reach the next one.
         for addr in &offer.early {
@@ -251,7 +292,7 @@ impl Handshake<'_> {
         let Some(admitted) = self.hub.confirm(reservation, identity, present) else {
             return Err((Refused::Gone, Some(CloseCode::PolicyViolation.as_u16())));
         };
-        let Admitted { peer, replaced, is_new } = admitted;
+        let Admitted { peer, replaced, is_new, is_enrolled } = admitted;
         if let Some(replaced) = replaced {
             // What the client has sent by the old connection comes before what it sends by this one.
             let _late = timeout(HANDOVER, replaced.gone()).await;
@@ -259,6 +300,11 @@ impl Handshake<'_> {
         self.hub.tell_of_losses(&peer, &self.place.queue);
         if is_new {
             self.hub.leases_kept().await;
+        }
+        if is_enrolled && !self.hub.clients_kept().await {
+            let message = "a client was registered by an invite, and that could not be written to stateDir: it is \
+                           forgotten when the server ends; see to the disk, and invite it again";
+            self.hub.events.warn_of_client("clients-not-kept", peer.id.clone(), message);
         }
         let mut port = Uplink::new(Arc::clone(self.hub), Arc::clone(&peer), Arc::clone(&self.place.queue));
         for (packet, offload) in &mut behind {
@@ -308,18 +354,6 @@ impl Up {
         let link = link.with_quantum(quantum).with_meter(meter);
         Running::new(link, hub, peer)
     }
-}
-
-fn rejection(code: &RejectCode) -> Rejection {
-    let message = match code {
-        RejectCode::PoolExhausted => "no address is left",
-        RejectCode::ShuttingDown => "the server is stopping",
-        RejectCode::TicketExpired => "the ticket has expired",
-        RejectCode::TicketInvalid => "the ticket is not valid here",
-        RejectCode::Unauthorized => "the client was removed",
-        _ => "the server is full",
-    };
-    Rejection { version: VERSION, code: code.clone(), message: message.to_owned() }
 }
 
 fn session_failed(error: crate::session::SessionError) -> Ended {

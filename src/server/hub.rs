@@ -9,12 +9,13 @@ use ipnet::IpNet;
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
-use super::lease_file::LeaseFile;
+use super::authenticator::{Authenticator, Questions};
 use super::peer::{Identity, Peer, Present};
 use super::port::tell_unreachable;
 use super::quiet::Quiet;
 use super::reservation::Reservation;
 use super::rules::{nets, rate_limit, router, rules};
+use super::state_file::StateFile;
 use super::table::Table;
 use crate::addr::Addresses;
 use crate::codec::disconnect::DisconnectCode;
@@ -22,12 +23,14 @@ use crate::config::ServerConfig;
 use crate::crypto::keys::Keypair;
 use crate::crypto::ticket::TicketKey;
 use crate::engine::clock;
+use crate::error::VpnError;
 use crate::network::delete_conntrack;
 use crate::packet::{Intake, Offload, Router, count_drop};
 use crate::qos::RateLimit;
 use crate::report::{ClientInfo, DisconnectReason, Event, Events};
+use crate::session::Registry;
 use crate::session::replay::ReplayCache;
-use crate::session::roster::{ConnectionId, Lost, Restored, Roster, Saved};
+use crate::session::roster::{Confirmed, ConnectionId, Lost, ReserveError, Restored, Roster, Saved};
 use crate::telemetry::{DropReason, Traffic, TrafficSnapshot};
 use crate::transport::{ServerTls, UpgradeOptions};
 use crate::tunnel::Tun;
@@ -56,9 +59,15 @@ pub(super) struct Hub {
     table: RwLock<Table>,
     /// Where there are both, the table's lock is taken after this one.
     members: Mutex<Members>,
-    leases: Option<LeaseFile>,
+    leases: Option<StateFile>,
+    /// Where what the operator says of clients while the server runs is kept.
+    client_file: Option<StateFile>,
+    /// What the program is asked of clients that nobody knows.
+    pub(super) questions: Questions,
     /// Somebody's grace may end sooner than the last one looked for.
     graces: Notify,
+    /// A registration may expire sooner than the last one looked for.
+    pub(super) expiries: Notify,
     connections: AtomicU64,
     confirmed: AtomicU64,
     closing: AtomicBool,
@@ -74,23 +83,39 @@ pub(super) struct Admitted {
     pub(super) replaced: Option<Arc<Peer>>,
     /// Its session has just begun, and its addresses are to be on the disk before they are used.
     pub(super) is_new: bool,
+    /// The client has just been registered, which is to be on the disk before it is told that it is in.
+    pub(super) is_enrolled: bool,
 }
 
 /// Who may come in.
 pub(super) struct Members {
+    pub(super) registry: Registry,
     pub(super) roster: Roster,
     pub(super) replay: ReplayCache,
 }
 
 impl Hub {
-    pub(super) fn new(config: ServerConfig, tls: Option<ServerTls>, events: Events) -> Self {
+    pub(super) fn new(
+        config: ServerConfig,
+        tls: Option<ServerTls>,
+        events: Events,
+        authenticator: Option<Arc<dyn Authenticator>>,
+    ) -> Result<Self, VpnError> {
         let key = TicketKey::derive(&config.keypair.private);
-        let members =
-            Members { roster: Roster::new(rules(&config), key), replay: ReplayCache::new(HANDSHAKE_TIMEOUT) };
+        let (client_file, saved) = StateFile::open(&config).unzip();
+        let registry = Registry::restore(config.auth, &config.clients, saved.flatten().unwrap_or_default());
+        let members = Members {
+            // The configuration was checked for this when it was read.
+            registry: registry
+                .map_err(|(index, error)| VpnError::config(format!("clients[{index}]"), error.to_string()))?,
+            roster: Roster::new(rules(&config), key),
+            replay: ReplayCache::new(HANDSHAKE_TIMEOUT),
+        };
         let mut hub = Self {
             keypair: Arc::new(config.keypair.clone()),
             tls,
             upgrade: UpgradeOptions { path: config.path.clone(), congestion: config.congestion_control },
+            questions: Questions::new(authenticator, config.authenticate_timeout, events.clone()),
             events,
             client_to_client: config.client_to_client,
             router: router(&config),
@@ -99,7 +124,9 @@ impl Hub {
             table: RwLock::default(),
             members: Mutex::new(members),
             leases: None,
+            client_file,
             graces: Notify::new(),
+            expiries: Notify::new(),
             connections: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -108,12 +135,38 @@ impl Hub {
             config,
         };
         hub.take_up_leases();
-        hub
+        hub.keep_addresses();
+        Ok(hub)
+    }
+
+    /// Keeps the addresses of registered clients for them. A session of an earlier run that has one of them gives way.
+    fn keep_addresses(&self) {
+        let now = clock::now();
+        let mut members = self.members();
+        let kept: Vec<_> = members
+            .registry
+            .clients()
+            .into_iter()
+            .filter_map(|client| Some((client.id.clone(), client.assigned_ip?)))
+            .collect();
+        for (id, addr) in kept {
+            let reserved = match members.roster.reserve(now, &id, addr) {
+                Err(ReserveError::InUse(_, holder)) => {
+                    let addresses = members.roster.end(now, &holder);
+                    self.unregister(&holder, addresses, DisconnectReason::Removed);
+                    members.roster.reserve(now, &id, addr)
+                }
+                reserved => reserved,
+            };
+            if let Err(error) = reserved {
+                self.events.warn_of_client("address-not-kept", id, error.to_string());
+            }
+        }
     }
 
     /// Lists the clients of an earlier process: they may come back.
     fn take_up_leases(&mut self) {
-        let Some((file, saved)) = LeaseFile::open(&self.config) else { return };
+        let Some((file, saved)) = StateFile::open(&self.config) else { return };
         self.leases = Some(file);
         let Some(saved) = saved else { return };
         let restored = self.members().roster.restore(clock::now(), saved);
@@ -136,26 +189,42 @@ impl Hub {
     /// session has ended meanwhile.
     pub(super) fn confirm(
         &self,
-        reservation: Reservation,
+        mut reservation: Reservation,
         identity: Identity,
         present: Present,
     ) -> Option<Admitted> {
         let limit = rate_limit(reservation.offer()?.limit);
-        let offer = reservation.into_offer()?;
+        let offer = reservation.take_offer()?;
+        let now = clock::now();
         let mut members = self.members();
-        let confirmed = members.roster.confirm(offer, present.connection)?;
-        let old = if confirmed.resumed { self.find(&confirmed.client_id) } else { None };
+        let Some(is_enrolled) = reservation.standing().confirm(&mut members) else {
+            members.roster.withdraw(now, offer);
+            return None;
+        };
+        let confirmed = members.roster.confirm(now, offer, present.connection)?;
+        let Confirmed { client_id, resumed, replaced, succeeded } = confirmed;
+        let old = self.find(&client_id);
         let peer = match &old {
-            Some(old) => old.resumed(identity, present),
-            None => Peer::new(identity, Some(present), limit),
+            Some(old) if resumed => old.resumed(identity, present),
+            _ => Peer::new(identity, Some(present), limit),
         };
         let peer = Arc::new(peer);
         match &old {
-            Some(old) => self.resume(old, &peer),
-            None => self.register(&peer),
+            Some(old) if resumed => self.resume(old, &peer),
+            _ => self.succeed(old.as_deref(), succeeded, &peer),
         }
-        let replaced = old.filter(|_| confirmed.replaced.is_some());
-        Some(Admitted { peer, replaced, is_new: !confirmed.resumed })
+        let replaced = old.filter(|_| replaced.is_some());
+        Some(Admitted { peer, replaced, is_new: !resumed, is_enrolled })
+    }
+
+    /// A new session, in the place of the client's last one if that was still there.
+    fn succeed(&self, old: Option<&Peer>, succeeded: Option<Addresses>, peer: &Arc<Peer>) {
+        if let Some(old) = old {
+            old.end(DisconnectCode::Replaced, "the client has come by another connection");
+            let moved = succeeded.filter(|addresses| addresses.v4 != peer.v4);
+            self.unregister(&old.id, moved, DisconnectReason::Replaced);
+        }
+        self.register(peer);
     }
 
     /// A new session.
@@ -178,6 +247,14 @@ impl Hub {
     pub(super) fn lost(&self, peer: &Peer, reason: DisconnectReason) {
         let Some(connection) = peer.connection else { return };
         let mut members = self.members();
+        if let Some(reason) = peer.verdict() {
+            // It was to go anyway.
+            if members.roster.is_current(&peer.id, connection) {
+                let addresses = members.roster.end(clock::now(), &peer.id);
+                self.unregister(&peer.id, addresses, reason);
+            }
+            return;
+        }
         match members.roster.lost(clock::now(), &peer.id, connection) {
             Lost::Replaced => {}
             Lost::Away => {
@@ -195,7 +272,7 @@ impl Hub {
             peer.connection.is_some_and(|connection| members.roster.is_current(&peer.id, connection));
         if is_current {
             let addresses = members.roster.end(clock::now(), &peer.id);
-            self.unregister(&peer.id, addresses, reason);
+            self.unregister(&peer.id, addresses, peer.verdict().unwrap_or(reason));
         }
     }
 
@@ -204,14 +281,31 @@ impl Hub {
         let mut members = self.members();
         let peer = self.find(id)?;
         members.roster.revoke(unix_now(), id);
+        self.dismiss(&mut members, &peer, DisconnectCode::Kicked, DisconnectReason::Kicked);
+        Some(peer)
+    }
+
+    /// Ends a session by the operator's word: as soon as its client has been told, or at once if it is away.
+    pub(super) fn dismiss(
+        &self,
+        members: &mut Members,
+        peer: &Peer,
+        code: DisconnectCode,
+        reason: DisconnectReason,
+    ) {
+        let message = match reason {
+            DisconnectReason::Kicked => "disconnected by the server's operator",
+            DisconnectReason::Expired => "the client's registration has expired",
+            _ => "the client's registration was removed, disabled or changed",
+        };
+        peer.condemn(reason);
         match peer.away() {
-            None => peer.end(DisconnectCode::Kicked, "disconnected by the server's operator"),
+            None => peer.end(code, message),
             Some(_) => {
-                let addresses = members.roster.end(clock::now(), id);
-                self.unregister(id, addresses, DisconnectReason::Kicked);
+                let addresses = members.roster.end(clock::now(), &peer.id);
+                self.unregister(&peer.id, addresses, reason);
             }
         }
-        Some(peer)
     }
 
     /// Holds a client to another limit.
@@ -280,17 +374,33 @@ impl Hub {
     }
 
     /// Writes leases whenever they change. Never ends.
-    pub(super) async fn keep_leases(self: &Arc<Self>) {
+    pub(super) async fn keep_leases(&self) {
         match &self.leases {
-            Some(leases) => leases.run(self).await,
+            Some(leases) => leases.run(|| self.save()).await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Writes what the operator says of clients whenever it has changed. Never ends.
+    pub(super) async fn keep_clients(&self) {
+        match &self.client_file {
+            Some(file) => file.run(|| self.members().registry.save(unix_now())).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Resolves when what the operator says of clients is on the disk; false if it cannot be.
+    pub(super) async fn clients_kept(&self) -> bool {
+        match &self.client_file {
+            Some(file) => file.keep().await,
+            None => true,
         }
     }
 
     /// Resolves when what the roster has is on the disk.
     pub(super) async fn leases_kept(&self) {
         if let Some(leases) = &self.leases {
-            leases.keep().await;
+            let _kept = leases.keep().await;
         }
     }
 
@@ -351,6 +461,9 @@ impl Hub {
         self.quiet.begin(clock::now());
         if let Some(leases) = &self.leases {
             leases.write_last(&self.save());
+        }
+        if let Some(file) = &self.client_file {
+            file.write_last(&self.members().registry.save(unix_now()));
         }
         for peer in self.table().peers() {
             peer.end(DisconnectCode::ShuttingDown, "the server is stopping");

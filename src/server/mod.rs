@@ -8,9 +8,11 @@
 //! [`Server`] starts and stops the VPN; while it serves, a [`hub::Hub`] holds what its connections
 //! share: the TUN, the address pool and the table of clients. Each connection is one task.
 
+mod admission;
+mod authenticator;
+mod clients;
 mod connection;
 mod hub;
-mod lease_file;
 mod peer;
 mod port;
 mod quiet;
@@ -19,14 +21,17 @@ mod rules;
 mod running;
 mod serve;
 mod source;
+mod state_file;
 mod table;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+pub use self::authenticator::{Answer, Authenticator, Question};
 use self::hub::Hub;
 use self::serve::Serving;
 use crate::config::ServerConfig;
@@ -36,6 +41,7 @@ use crate::qos::RateLimit;
 use crate::report::{
     ClientInfo, ClientTelemetry, ConnectionState, Event, Events, ServerStatistics, Statistics, Status,
 };
+use crate::session::registry::Auth;
 use crate::telemetry::TrafficSnapshot;
 
 /// Clients have this long to take our Disconnect and answer our Close (PROTOCOL §9).
@@ -57,6 +63,8 @@ pub struct Server {
 /// What the serving task publishes.
 struct Shared {
     events: Events,
+    /// What is asked of clients that nobody knows, where the program is to say.
+    authenticator: Option<Arc<dyn Authenticator>>,
     facts: Mutex<Facts>,
 }
 
@@ -68,8 +76,13 @@ struct Facts {
 impl Server {
     /// A server that does not serve yet. Must be called on a tokio runtime, which then runs it.
     pub fn new(events: Events) -> Self {
+        Self::with_authenticator(events, None)
+    }
+
+    /// As [`Self::new`]; `authenticator` is asked where the configuration says so.
+    pub fn with_authenticator(events: Events, authenticator: Option<Arc<dyn Authenticator>>) -> Self {
         let facts = Facts { status: Status::new(ConnectionState::Disconnected), hub: None };
-        let shared = Arc::new(Shared { events, facts: Mutex::new(facts) });
+        let shared = Arc::new(Shared { events, authenticator, facts: Mutex::new(facts) });
         Self {
             shared,
             serving: Arc::default(),
@@ -93,6 +106,11 @@ impl Server {
         if self.is_shut_down() {
             let message = "the VPN server has been stopped; call start() on it again";
             return Err(VpnError::new(ErrorCode::NotRunning, message));
+        }
+        if config.auth == Auth::Callback && self.shared.authenticator.is_none() {
+            let message = "authenticate is a function, which only a server in the same process can call; register \
+                           clients here instead";
+            return Err(VpnError::config("authenticate", message));
         }
         if let Some(failed) = serving.take() {
             failed.stop(GOODBYE).await;
@@ -176,6 +194,55 @@ impl Server {
         Ok(())
     }
 
+    /// Registers a client, given as `IVpnRegisteredClient`; it may come in at once. Returns it as it is listed.
+    ///
+    /// # Errors
+    /// `not-running`, `invalid-argument`, `file-error` if it could not be written to `stateDir`: it holds all the
+    /// same, until the server ends.
+    pub async fn add_client(&self, client: &Value) -> Result<Value, VpnError> {
+        let hub = self.serving_hub()?;
+        let added = hub.add_client(client)?;
+        kept(&hub).await.map(|()| added)
+    }
+
+    /// Changes what is registered of a client, at once. Returns it as it is listed.
+    ///
+    /// # Errors
+    /// `unknown-client`, and as [`Self::add_client`].
+    pub async fn update_client(&self, id: &str, changes: &Value) -> Result<Value, VpnError> {
+        let hub = self.serving_hub()?;
+        let updated = hub.update_client(id, changes)?;
+        kept(&hub).await.map(|()| updated)
+    }
+
+    /// Removes a client: its sessions end, and it is not let in any more.
+    ///
+    /// # Errors
+    /// `not-running`, `unknown-client`, `file-error` as [`Self::add_client`].
+    pub async fn remove_client(&self, id: &str) -> Result<(), VpnError> {
+        let hub = self.serving_hub()?;
+        hub.remove_client(id)?;
+        kept(&hub).await
+    }
+
+    /// Opens an invite, which registers whoever joins by its URL. `options` and result are those of the public API.
+    ///
+    /// # Errors
+    /// `not-running`, `invalid-argument`, `file-error` as [`Self::add_client`].
+    pub async fn create_invite(&self, options: &Value) -> Result<Value, VpnError> {
+        let hub = self.serving_hub()?;
+        let invite = hub.create_invite(options)?;
+        kept(&hub).await.map(|()| invite)
+    }
+
+    /// The registered clients, by id.
+    ///
+    /// # Errors
+    /// `not-running`.
+    pub fn registered_clients(&self) -> Result<Vec<Value>, VpnError> {
+        Ok(self.serving_hub()?.registered_clients())
+    }
+
     /// Ends everything. Idempotent.
     pub async fn shutdown(&self) {
         self.begin_shutdown(GOODBYE);
@@ -213,6 +280,13 @@ impl Server {
         self.shutdown.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    fn serving_hub(&self) -> Result<Arc<Hub>, VpnError> {
+        self.hub().ok_or_else(|| {
+            let message = "no VPN is served, so there are no clients to decide about; call start() with a configuration";
+            VpnError::new(ErrorCode::NotRunning, message)
+        })
+    }
+
     fn hub(&self) -> Option<Arc<Hub>> {
         self.shared.facts().hub.clone()
     }
@@ -233,6 +307,15 @@ impl Shared {
     fn facts(&self) -> std::sync::MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn kept(hub: &Hub) -> Result<(), VpnError> {
+    if hub.clients_kept().await {
+        return Ok(());
+    }
+    let message = "the change holds, but could not be written to stateDir, and is forgotten when the server ends; see \
+                   to the disk, and make it again";
+    Err(VpnError::new(ErrorCode::FileError, message))
 }
 
 fn idle_statistics() -> ServerStatistics {

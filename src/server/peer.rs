@@ -49,6 +49,8 @@ pub(super) struct Peer {
 struct Lasting {
     /// Why the connection is away; none while it is there.
     away: Mutex<Option<DisconnectReason>>,
+    /// Why the operator has ended it.
+    verdict: Mutex<Option<DisconnectReason>>,
     last_keepalive: Mutex<Option<String>>,
     /// What the keepalives that the server sent say of the link; none before the first check.
     quality: Mutex<Option<QualityReport>>,
@@ -96,6 +98,7 @@ impl Peer {
         let away = present.is_none().then_some(DisconnectReason::ConnectionLost);
         let lasting = Arc::new(Lasting {
             away: Mutex::new(away),
+            verdict: Mutex::default(),
             last_keepalive: Mutex::default(),
             quality: Mutex::default(),
             ended: watch::Sender::new(false),
@@ -176,6 +179,16 @@ impl Peer {
     /// Why the client is away; none while it is there.
     pub(super) fn away(&self) -> Option<DisconnectReason> {
         *lock(&self.lasting.away)
+    }
+
+    /// The operator ends the session: whatever becomes of its connection, it does not wait for the client.
+    pub(super) fn condemn(&self, reason: DisconnectReason) {
+        *lock(&self.lasting.verdict) = Some(reason);
+    }
+
+    /// Why the operator has ended it, if he has.
+    pub(super) fn verdict(&self) -> Option<DisconnectReason> {
+        *lock(&self.lasting.verdict)
     }
 
     /// Holds both directions to `limit`, at once.

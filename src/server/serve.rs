@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_all;
+use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -18,8 +19,9 @@ use super::{GOODBYE, Shared};
 use crate::config::ServerConfig;
 use crate::engine::{Lane, Task, pump};
 use crate::error::{ErrorCode, VpnError};
-use crate::network::{HostChanges, Netlink};
-use crate::report::{ConnectionState, LogLevel, Status, timestamp};
+use crate::network::{Guard, HostChanges, Netlink};
+use crate::report::{ConnectionState, Events, LogLevel, Status, timestamp};
+use crate::session::registry::Auth;
 use crate::transport::Listener;
 use crate::tunnel::{Tun, TunConfig, TunError};
 
@@ -54,7 +56,8 @@ impl Serving {
             shared.events.log(LogLevel::Warn, "tun", remark);
         }
         let mut changes = HostChanges::take_over(config.state_dir.path(), tun.name()).await?;
-        if let Err(error) = set_up(&config, &netlink, &tun, &mut changes, shared).await {
+        let port = listener.local_addr().port();
+        if let Err(error) = set_up(&config, &netlink, &tun, &mut changes, (shared, port)).await {
             changes.undo().await;
             return Err(error);
         }
@@ -63,9 +66,18 @@ impl Serving {
             assigned_ip6: config.subnet6.map(|subnet| subnet.server()),
             server_addr: Some(listener.local_addr().to_string()),
             connected_since: Some(timestamp()),
+            auth: Some(config.auth.as_str()),
             ..Status::new(ConnectionState::Connected)
         };
-        let hub = Arc::new(Hub::new(config, tls, shared.events.clone()));
+        say_who_comes_in(&config, &shared.events);
+        let hub = Hub::new(config, tls, shared.events.clone(), shared.authenticator.clone());
+        let hub = match hub {
+            Ok(hub) => Arc::new(hub),
+            Err(error) => {
+                changes.undo().await;
+                return Err(error);
+            }
+        };
         shared.publish(status, Some(Arc::clone(&hub)));
         let (stop, stopped) = watch::channel(None);
         let mut serving = Task::spawn(
@@ -146,14 +158,26 @@ async fn any_ended(pumps: &mut [Task<io::Error>]) -> String {
     ended.map_or_else(|panic| panic, |error| error.to_string())
 }
 
-/// Addresses and, where asked for, NAT.
+/// An open door is said aloud.
+fn say_who_comes_in(config: &ServerConfig, events: &Events) {
+    if config.auth == Auth::Open {
+        let message = "auth is open: whoever knows the server's public key may come in; register clients \
+                       (clients, or npx smartvpn invite) to decide who does";
+        events.log(LogLevel::Warn, "auth", message);
+    }
+}
+
+/// Addresses, their guard and, where asked for, NAT that spares the listener's port.
 async fn set_up(
     config: &ServerConfig,
     netlink: &Netlink,
     tun: &Tun,
     changes: &mut HostChanges,
-    shared: &Shared,
+    (shared, port): (&Shared, u16),
 ) -> Result<(), VpnError> {
+    if let Err(error) = changes.guard(tun.name(), guard(config)).await {
+        shared.events.log(LogLevel::Warn, "firewall", error.unguarded());
+    }
     let v4 = IpAddr::V4(config.subnet.server());
     netlink.add_address(tun.index(), v4, config.subnet.prefix_len())?;
     if let Some(subnet) = config.subnet6 {
@@ -170,12 +194,22 @@ async fn set_up(
             config.subnet.net(),
             config.subnet6.map(|subnet| subnet.net()),
             config.client_to_client,
+            Some(port),
         )
         .await?;
     for finding in changes.foreign_forward_drops(tun.name()).await {
         shared.events.warn("forward-policy", format!("{}; to mend it: {}", finding.message, finding.command));
     }
     Ok(())
+}
+
+/// What only the tunnel is to lead to. A subnet that is not translated may be routed to from elsewhere.
+fn guard(config: &ServerConfig) -> Guard {
+    let v4 = (IpNet::V4(config.subnet.net()), IpAddr::V4(config.subnet.server()));
+    let v6 = config.subnet6.map(|subnet| (IpNet::V6(subnet.net()), IpAddr::V6(subnet.server())));
+    let (subnets, own): (Vec<_>, Vec<_>) = std::iter::once(v4).chain(v6).unzip();
+    let hidden = if config.enable_nat { subnets.clone() } else { own.into_iter().map(IpNet::from).collect() };
+    Guard::Server { hidden, subnets }
 }
 
 /// Serves until told to stop, or until the interface fails.
@@ -197,6 +231,8 @@ async fn run(
         () = accept(&hub, &data, &listener, &mut connections) => None,
         () = hub.watch_graces(tun) => None,
         () = hub.keep_leases() => None,
+        () = hub.keep_clients() => None,
+        () = hub.watch_expiries() => None,
     };
     drop(listener);
     let has_clients = hub.active_clients() > 0;

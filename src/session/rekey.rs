@@ -38,10 +38,11 @@ pub(super) use server::ServerRekey;
 /// server from there to the client's switch.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Rekeys that a server goes along with in [`WINDOW`] (PROTOCOL §5): each costs it some 200 µs.
+/// Rekeys that a server goes along with in [`WINDOW`] (PROTOCOL §5): each costs it some 200 µs, and a client
+/// needs one in an hour, or in 64 GiB.
 const MAX_REKEYS: usize = 10;
 
-/// See [`MAX_REKEYS`].
+/// The time in which [`MAX_REKEYS`] are counted (PROTOCOL §5).
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// From one RekeyInit to the next at least, so that [`MAX_REKEYS`] are not reached whatever delays them on their way.

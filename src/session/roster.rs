@@ -13,36 +13,44 @@
 //! back rests ([`crate::addr`]).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use rand::RngExt as _;
 use rand_core::CryptoRng;
 
+use self::homes::Homes;
+use self::offer::TicketId;
+use self::promises::Promises;
 use crate::addr::{AddressPool, Addresses, REST};
 use crate::codec::claims::Claims;
-use crate::codec::hello::RejectCode;
 use crate::codec::secret::Ticket;
 use crate::crypto::ticket::TicketKey;
 
+mod admit;
+mod homes;
 mod offer;
+mod promises;
 mod saved;
 
-pub use offer::{Confirmed, ConnectionId, Lost, Offer, Origin, Rules, Wish};
+pub use offer::{Confirmed, ConnectionId, Guest, Lost, Offer, Origin, ReserveError, Rules, Wish};
 pub use saved::{Restored, Saved, SavedClient};
 
 /// How long a ticket is valid (PROTOCOL §3): longer than most outages, and short for what a thief could do with it.
 pub const TICKET_LIFETIME: Duration = Duration::from_secs(3_600);
 
-/// Unconfirmed addresses that one source may hold (PROTOCOL §3).
-const PROMISED_PER_SOURCE: u64 = 8;
-
-/// Unconfirmed addresses that all sources together may always hold (PROTOCOL §3).
-const PROMISED_AT_LEAST: u64 = 8;
-
 /// Clients whose tickets the operator has made void, at most, for as long as any of theirs may live; about 6 MiB when full.
 /// Each took a word of the operator's, so that no stranger can fill it; beyond it the oldest is forgotten.
 const REVOKED_MAX: usize = 65_536;
+
+/// Tickets of a session by which its own device is known when it comes by another connection: one for each attempt that
+/// the server has answered and the client may not have heard of.
+const TICKETS_KNOWN: usize = 4;
+
+/// How long after another device took a client's place no third one may: two that share a key must not throw each
+/// other out for ever.
+const DAMPING: Duration = Duration::from_secs(10);
+
+/// The operator hears at most this often that devices share a client.
+const DUPLICATE_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 struct Client {
@@ -52,6 +60,12 @@ struct Client {
     presence: Presence,
     /// The number of the last offer that was confirmed.
     offer: u64,
+    /// It is known by more than this session: its address waits for it when the session is over.
+    identified: bool,
+    /// The tickets that were issued last on it.
+    tickets: VecDeque<TicketId>,
+    /// When a connection of another device took its place.
+    swapped_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +74,11 @@ enum Presence {
     Away { until: Instant },
 }
 
-/// Addresses that unconfirmed connections of one client hold.
-#[derive(Debug)]
-struct Promise {
-    addresses: Addresses,
-    offers: u32,
+/// Which tickets of a client are void: those of full handshakes up to `since`. Forgotten when none can be left.
+#[derive(Clone, Copy, Debug)]
+struct Revoked {
+    since: u64,
+    until: u64,
 }
 
 /// The clients of one server.
@@ -76,14 +90,16 @@ pub struct Roster {
     clients: HashMap<String, Client>,
     /// Those that are away, by the end of their grace.
     away: BTreeSet<(Instant, String)>,
-    promised: HashMap<String, Promise>,
-    /// Offers that hold addresses, by source.
-    by_source: HashMap<IpAddr, u64>,
+    promises: Promises,
+    homes: Homes,
     /// Addresses given back less than their rest ago.
     resting: VecDeque<(Instant, Addresses)>,
-    revoked: HashMap<String, u64>,
+    revoked: HashMap<String, Revoked>,
     /// Offers made so far.
     offers: u64,
+    /// A client that two devices share, and when this was last told.
+    duplicate: Option<String>,
+    duplicate_told: Option<Instant>,
 }
 
 impl Roster {
@@ -95,166 +111,22 @@ impl Roster {
             key,
             clients: HashMap::new(),
             away: BTreeSet::new(),
-            promised: HashMap::new(),
-            by_source: HashMap::new(),
+            promises: Promises::default(),
+            homes: Homes::default(),
             resting: VecDeque::new(),
             revoked: HashMap::new(),
             offers: 0,
+            duplicate: None,
+            duplicate_told: None,
         }
-    }
-
-    /// What the client of a first message can have, if it confirms its keys. `unix` is the wall clock in seconds.
-    ///
-    /// # Errors
-    ///
-    /// The rejection's code.
-    pub fn offer(
-        &mut self,
-        (now, unix): (Instant, u64),
-        source: IpAddr,
-        wish: Wish<'_>,
-        rng: &mut dyn CryptoRng,
-    ) -> Result<Offer, RejectCode> {
-        match wish {
-            Wish::New => self.offer_new((now, unix), source, rng),
-            Wish::Resume { ticket, hybrid } => self.offer_resume((now, unix), source, (ticket, hybrid)),
-        }
-    }
-
-    fn offer_new(
-        &mut self,
-        (now, unix): (Instant, u64),
-        source: IpAddr,
-        rng: &mut dyn CryptoRng,
-    ) -> Result<Offer, RejectCode> {
-        if self.pool.free_count() == 0 {
-            return Err(RejectCode::PoolExhausted);
-        }
-        self.check_room(source)?;
-        let lease = self.pool.allocate(now).ok_or(RejectCode::PoolExhausted)?;
-        let client_id = new_client_id(rng);
-        let addresses = lease.addresses();
-        self.promise(source, &client_id, addresses);
-        Ok(Offer {
-            client_id,
-            addresses,
-            early: lease.early().collect(),
-            limit: self.rules.limit,
-            origin: Origin::New,
-            source,
-            full_handshake_at: unix,
-            number: self.next_number(),
-        })
-    }
-
-    fn offer_resume(
-        &mut self,
-        (now, unix): (Instant, u64),
-        source: IpAddr,
-        (ticket, hybrid): (Option<&Ticket>, bool),
-    ) -> Result<Offer, RejectCode> {
-        let claims = self.claims(unix, ticket)?;
-        if claims.hybrid && !hybrid {
-            return Err(RejectCode::TicketInvalid);
-        }
-        let Claims { client_id, assigned_ip, assigned_ip6, full_handshake_at, .. } = claims;
-        let wanted = Addresses { v4: assigned_ip, v6: assigned_ip6 };
-        let number = self.next_number();
-        let offer = |limit, origin, early| Offer {
-            client_id: client_id.clone(),
-            addresses: wanted,
-            early,
-            limit,
-            origin,
-            source,
-            full_handshake_at,
-            number,
-        };
-        if let Some(client) = self.clients.get(&client_id) {
-            // An address was given to its session since: the ticket is of an older one.
-            if client.addresses != wanted {
-                return Err(RejectCode::TicketInvalid);
-            }
-            return Ok(offer(client.limit, Origin::Session, Vec::new()));
-        }
-        self.check_room(source)?;
-        let early = match self.promised.get(&client_id) {
-            Some(promise) if promise.addresses == wanted => Vec::new(),
-            Some(_) => return Err(RejectCode::TicketInvalid),
-            None => {
-                let lease = self.pool.allocate_specific(wanted, now).ok_or(RejectCode::TicketInvalid)?;
-                lease.early().collect()
-            }
-        };
-        self.promise(source, &client_id, wanted);
-        Ok(offer(claims.limit, Origin::Ticket, early))
-    }
-
-    const fn next_number(&mut self) -> u64 {
-        self.offers += 1;
-        self.offers
-    }
-
-    /// What a ticket says, if it still counts.
-    fn claims(&self, unix: u64, ticket: Option<&Ticket>) -> Result<Claims, RejectCode> {
-        let claims = ticket.and_then(|ticket| self.key.open(ticket)).ok_or(RejectCode::TicketInvalid)?;
-        // Of a session that a client key protects, which this handshake does not.
-        if claims.client_key.is_some() {
-            return Err(RejectCode::TicketInvalid);
-        }
-        if self.revoked.get(&claims.client_id).is_some_and(|until| unix < *until) {
-            return Err(RejectCode::Unauthorized);
-        }
-        let oldest = claims.full_handshake_at.saturating_add(self.rules.ticket_max_age.as_secs());
-        if unix >= claims.expires_at || unix >= oldest {
-            return Err(RejectCode::TicketExpired);
-        }
-        Ok(claims)
-    }
-
-    /// Whether one more address may be promised to a client from `source`.
-    fn check_room(&self, source: IpAddr) -> Result<(), RejectCode> {
-        let promised: u64 = self.by_source.values().sum();
-        if self.clients.len() as u64 + promised >= self.rules.max_clients {
-            return Err(RejectCode::ServerFull);
-        }
-        let here = self.by_source.get(&source).copied().unwrap_or(0);
-        // Anyone can replay first messages: what is only promised must not exhaust the pool.
-        let all = PROMISED_AT_LEAST.max(self.pool.free_count() / 4);
-        if here >= PROMISED_PER_SOURCE || promised >= all { Err(RejectCode::ServerFull) } else { Ok(()) }
-    }
-
-    fn promise(&mut self, source: IpAddr, client_id: &str, addresses: Addresses) {
-        *self.by_source.entry(source).or_default() += 1;
-        let promise = self.promised.entry(client_id.to_owned()).or_insert(Promise { addresses, offers: 0 });
-        promise.offers += 1;
-    }
-
-    /// One offer less; none if there is no such promise any more.
-    fn end_promise(&mut self, offer: &Offer) -> Option<()> {
-        if offer.origin == Origin::Session {
-            return None;
-        }
-        if let Some(count) = self.by_source.get_mut(&offer.source) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_source.remove(&offer.source);
-            }
-        }
-        let promise = self.promised.get_mut(&offer.client_id)?;
-        promise.offers -= 1;
-        if promise.offers == 0 {
-            self.promised.remove(&offer.client_id);
-        }
-        Some(())
     }
 
     /// A ticket for the session of `offer`, and its lifetime in seconds; none if it could not be used. With `hybrid`
     /// it takes another ML-KEM key to use it.
     pub fn ticket(
-        &self,
+        &mut self,
         unix: u64,
-        offer: &Offer,
+        offer: &mut Offer,
         hybrid: bool,
         rng: &mut dyn CryptoRng,
     ) -> Option<(Ticket, u32)> {
@@ -268,10 +140,18 @@ impl Roster {
             limit: offer.limit,
             expires_at,
             full_handshake_at: offer.full_handshake_at,
-            client_key: None,
+            client_key: offer.key.map(|key| *key.as_bytes()),
             hybrid,
         };
-        self.key.seal(&claims, rng).map(|ticket| (ticket, secs))
+        let ticket = self.key.seal(&claims, rng)?;
+        offer.issued = offer::ticket_id(&ticket);
+        if let Some(client) = self.clients.get_mut(&offer.client_id).filter(|_| !offer.is_fresh()) {
+            client.tickets.extend(offer.issued);
+            while client.tickets.len() > TICKETS_KNOWN {
+                client.tickets.pop_front();
+            }
+        }
+        Some((ticket, secs))
     }
 
     /// The connection has confirmed its keys: the client is there, by this connection and no other. `None` if its
@@ -280,39 +160,60 @@ impl Roster {
     ///
     /// A client makes one connection after the other, but its confirmations need not come in that order: one may be
     /// held up on a way that the client has left since.
-    pub fn confirm(&mut self, offer: Offer, connection: ConnectionId) -> Option<Confirmed> {
-        let promised = self.end_promise(&offer).is_some();
-        let presence = Presence::Online(connection);
-        let Offer { client_id, addresses, limit, full_handshake_at, number, .. } = offer;
-        let Some(client) = self.clients.get_mut(&client_id) else {
+    pub fn confirm(&mut self, now: Instant, offer: Offer, connection: ConnectionId) -> Option<Confirmed> {
+        let promised = self.promises.end(&offer).is_some();
+        let client_id = offer.client_id.clone();
+        let Some(client) = self.clients.get(&client_id) else {
             if !promised {
                 return None;
             }
-            let client = Client { addresses, limit, full_handshake_at, presence, offer: number };
-            self.clients.insert(client_id.clone(), client);
-            return Some(Confirmed { client_id, resumed: false, replaced: None });
+            self.homes.forget(&client_id);
+            self.clients.insert(client_id.clone(), offer.into_client(connection, None));
+            return Some(Confirmed { client_id, resumed: false, replaced: None, succeeded: None });
         };
-        if number < client.offer {
+        if offer.number < client.offer {
+            self.leave(now, promised, &offer);
             return None;
         }
-        client.offer = number;
-        client.full_handshake_at = client.full_handshake_at.max(full_handshake_at);
-        let replaced = match std::mem::replace(&mut client.presence, presence) {
+        let before = client.clone();
+        let replaced = match before.presence {
             Presence::Online(old) => Some(old),
             Presence::Away { until } => {
                 self.away.remove(&(until, client_id.clone()));
                 None
             }
         };
-        Some(Confirmed { client_id, resumed: true, replaced })
+        let swapped_at = if replaced.is_some() && !offer.roams { Some(now) } else { before.swapped_at };
+        let resumed = !offer.is_fresh();
+        let after = match resumed {
+            false => offer.into_client(connection, swapped_at),
+            true => Client {
+                presence: Presence::Online(connection),
+                offer: offer.number,
+                full_handshake_at: before.full_handshake_at.max(offer.full_handshake_at),
+                swapped_at,
+                ..before.clone()
+            },
+        };
+        let moved = before.addresses != after.addresses;
+        self.clients.insert(client_id.clone(), after);
+        if moved {
+            self.give_back(now, before.addresses);
+        }
+        let succeeded = (!resumed).then_some(before.addresses);
+        Some(Confirmed { client_id, resumed, replaced, succeeded })
     }
 
     /// The connection has ended without confirming its keys.
     pub fn withdraw(&mut self, now: Instant, offer: Offer) {
-        if self.end_promise(&offer).is_some()
-            && !self.promised.contains_key(&offer.client_id)
-            && !self.clients.contains_key(&offer.client_id)
-        {
+        let promised = self.promises.end(&offer).is_some();
+        self.leave(now, promised, &offer);
+    }
+
+    /// Frees what was promised by an offer that came to nothing, unless somebody else hangs on it.
+    fn leave(&mut self, now: Instant, promised: bool, offer: &Offer) {
+        let held = self.clients.get(&offer.client_id).map(|client| client.addresses);
+        if promised && self.promises.of(&offer.client_id).is_none() && held != Some(offer.addresses) {
             self.give_back(now, offer.addresses);
         }
     }
@@ -344,13 +245,20 @@ impl Roster {
         if let Presence::Away { until } = client.presence {
             self.away.remove(&(until, client_id.to_owned()));
         }
-        // What else was promised to the same client hung on its addresses.
-        self.promised.remove(client_id);
+        // What else was promised to the same client hung on its session.
+        if let Some(promised) =
+            self.promises.take(client_id).filter(|addresses| *addresses != client.addresses)
+        {
+            self.give_back(now, promised);
+        }
+        if client.identified {
+            self.homes.leave(client_id, client.addresses);
+        }
         self.give_back(now, client.addresses);
         Some(client.addresses)
     }
 
-    /// Makes a client's tickets void: the operator does not want it back.
+    /// Makes a client's tickets void: the operator does not want it back. Those of later full handshakes are not.
     ///
     /// None of them outlives the age that its full handshake allows. Now and their lifetime say less: the wall clock
     /// may have been ahead when they were written.
@@ -358,14 +266,23 @@ impl Roster {
         let since = self.clients.get(client_id).map_or(unix, |client| client.full_handshake_at.max(unix));
         let age = self.rules.ticket_max_age.max(TICKET_LIFETIME);
         let until = since.saturating_add(age.as_secs());
-        self.revoked.retain(|_, until| unix < *until);
+        self.revoked.retain(|_, revoked| unix < revoked.until);
         if self.revoked.len() >= REVOKED_MAX
             && let Some(oldest) =
-                self.revoked.iter().min_by_key(|(_, until)| **until).map(|(id, _)| id.clone())
+                self.revoked.iter().min_by_key(|(_, revoked)| revoked.until).map(|(id, _)| id.clone())
         {
             self.revoked.remove(&oldest);
         }
-        self.revoked.insert(client_id.to_owned(), until);
+        self.revoked.insert(client_id.to_owned(), Revoked { since, until });
+    }
+
+    /// A client that two devices share, if one was found since and the last one was told long enough ago.
+    pub fn take_duplicate(&mut self, now: Instant) -> Option<String> {
+        let told = self.duplicate_told;
+        let waits = told.is_some_and(|told| now.saturating_duration_since(told) < DUPLICATE_PAUSE);
+        let duplicate = self.duplicate.take().filter(|_| !waits)?;
+        self.duplicate_told = Some(now);
+        Some(duplicate)
     }
 
     /// Holds a client to another limit from now on, also when it comes back.
@@ -410,17 +327,16 @@ impl Roster {
     }
 
     fn give_back(&mut self, now: Instant, addresses: Addresses) {
+        // The next holder of an address that is kept for a client is the same.
+        if self.homes.is_reserved(addresses.v4) {
+            return;
+        }
         self.pool.release(addresses, now);
         self.resting.push_back((now, addresses));
         while self.resting.front().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= REST) {
             self.resting.pop_front();
         }
     }
-}
-
-/// 128 random bits: unguessable, and never given twice.
-fn new_client_id(rng: &mut dyn CryptoRng) -> String {
-    format!("{:032x}", rng.random::<u128>())
 }
 
 #[cfg(test)]

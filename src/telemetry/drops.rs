@@ -52,7 +52,8 @@ pub enum DropReason {
     Spoofed,
     /// Its source is `::` or link-local, which any host emits (PROTOCOL §6).
     LinkLocal,
-    /// Its destination is not an address of the client that received it (PROTOCOL §6).
+    /// Its destination is not an address of the client that received it (PROTOCOL §6), or of a client's packet: is
+    /// loopback, multicast or broadcast.
     Misdirected,
     /// Not one whole IPv4 or IPv6 packet (PROTOCOL §6).
     Malformed,

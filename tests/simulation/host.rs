@@ -9,7 +9,7 @@ use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::hello::{Accepted, RejectCode, Rejection};
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::crypto::ticket::TicketKey;
-use smartvpn::session::roster::{Offer, Restored, Roster, Rules, Saved, TICKET_LIFETIME, Wish};
+use smartvpn::session::roster::{Guest, Offer, Restored, Roster, Rules, Saved, TICKET_LIFETIME, Wish};
 use smartvpn::session::{
     AfterRefusal, Event, Listening, Opened, RekeyError, ReplayCache, Request, Session, SessionError,
     Unconfirmed,
@@ -226,9 +226,10 @@ impl Host {
         let (now, unix, from) = (out.now, out.unix(), out.wire(wire).source);
         let ticket = request.hello().ticket.clone();
         let is_resume = request.is_resume();
+        let key = request.client_key();
         let wish = match is_resume {
-            true => Wish::Resume { ticket: ticket.as_ref(), hybrid: request.is_hybrid() },
-            false => Wish::New,
+            true => Wish::Resume { ticket: ticket.as_ref(), hybrid: request.is_hybrid(), key },
+            false => Wish::New(Guest { key, ..Guest::ANYBODY }),
         };
         if let Some(number) = out.wire(wire).resident {
             let identity = out.identities.get(&number).map(|identity| identity.public);
@@ -280,12 +281,12 @@ impl Host {
         &mut self,
         out: &mut Outside,
         wire: u64,
-        (request, offer): (Request, Offer),
+        (request, mut offer): (Request, Offer),
         ticket: Option<&[u8]>,
     ) {
         let unix = out.unix();
         out.model.offered(out.now, wire, out.wires[&wire].source, ticket, &offer);
-        let given = self.roster.ticket(unix, &offer, false, &mut out.rng);
+        let given = self.roster.ticket(unix, &mut offer, false, &mut out.rng);
         let full =
             ticket.and_then(|ticket| out.model.written(ticket)).map_or(unix, |old| old.full_handshake_at);
         if let Some((ticket, secs)) = &given {
@@ -318,7 +319,7 @@ impl Host {
     ) {
         let (id, address) = (offer.client_id.clone(), offer.addresses.v4);
         let expected = out.model.confirm(wire);
-        let confirmed = self.roster.confirm(offer, wire);
+        let confirmed = self.roster.confirm(out.now, offer, wire);
         out.tell(|| format!("{wire} is confirmed: {confirmed:?}"));
         let outcome = confirmed.as_ref().map(|it| Expected { resumed: it.resumed, replaced: it.replaced });
         assert_eq!(outcome, expected, "what the confirmation brings about");

@@ -224,7 +224,7 @@ fn a_hostile_middle() {
             stall: Duration::from_millis(800),
             endings: false,
             hostile: true,
-            key_limits: if seed % 2 == 0 { key_limits(seed) } else { KeyLimits::default() },
+            key_limits: if seed.is_multiple_of(2) { key_limits(seed) } else { KeyLimits::default() },
         };
         let mut world = World::new(seed, climate);
         world.run(60);

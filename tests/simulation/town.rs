@@ -92,7 +92,7 @@ impl Town {
         let mut kinds = StdRng::seed_from_u64(!seed);
         let mut residents = Vec::new();
         for number in 0..count {
-            let [rekeys, has_key] = [seed % 2 == 0 && kinds.random_bool(0.7), kinds.random()];
+            let [rekeys, has_key] = [seed.is_multiple_of(2) && kinds.random_bool(0.7), kinds.random()];
             if rekeys && has_key {
                 out.identities.insert(number, Arc::new(Keypair::generate(&mut kinds)));
             }

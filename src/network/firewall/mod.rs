@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use self::judge::{Direction, Probe, Verdict, judge};
 use self::mend::mend;
 use self::ruleset::Ruleset;
-use super::nat;
 use super::netlink::Netlink;
+use super::nft;
 
 /// Something on the host that stands in the tunnel's way, and the command that mends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Warning {
 /// The forward chains of others that drop packets between the tunnel and the host's networks.
 /// `networks` are the tunnel's own. What cannot be found out is not warned of.
 pub(super) fn foreign_forward_drops(tun: &str, networks: &[IpNet]) -> Vec<Warning> {
-    let listing = match nat::list_ruleset() {
+    let listing = match nft::list_ruleset() {
         Ok(listing) => listing,
         Err(error) => {
             tracing::debug!(%error, "the host's firewall cannot be read");
@@ -53,7 +53,7 @@ struct Probed {
 
 fn warnings(ruleset: &Ruleset, tun: &str, probes: &[Probed]) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    for chain in ruleset.forward_chains().filter(|chain| !nat::is_our_table(&chain.table)) {
+    for chain in ruleset.forward_chains().filter(|chain| !nft::is_our_table(&chain.table)) {
         let mut blocked: Vec<Direction> = Vec::new();
         for probed in probes.iter().filter(|probed| chain.sees(probed.is_v4)) {
             for direction in [Direction::FromTunnel, Direction::Answer] {

@@ -25,7 +25,7 @@ pub(super) use attribute::{attributes, find_attribute};
 pub(super) use notice::{Notice, notices};
 use notice::{RTM_NEWADDR, RTM_NEWLINK};
 pub(super) use route::{KernelRoute, Route};
-pub(super) use socket::KernelSocket;
+pub(super) use socket::{HEADER_LEN, KernelSocket};
 
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;

@@ -12,7 +12,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::attribute::find_attribute;
 
 /// Length of a `struct nlmsghdr`.
-pub(super) const HEADER_LEN: usize = 16;
+pub(in crate::network) const HEADER_LEN: usize = 16;
 /// The kernel never fills more than 32 KiB of one datagram of a dump (`netlink_dump`).
 const RECEIVE_LEN: usize = 64 * 1024;
 /// The kernel answers within the system call; only a fault of the kernel reaches this.

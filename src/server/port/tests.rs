@@ -39,7 +39,7 @@ fn hub(client_to_client: bool) -> Arc<Hub> {
         "publicKey": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
     });
     let config = ServerConfig::parse(&config, Path::new("/")).unwrap();
-    Arc::new(Hub::new(config, None, Events::new(Arc::new(Nobody))))
+    Arc::new(Hub::new(config, None, Events::new(Arc::new(Nobody)), None).unwrap())
 }
 
 /// A client that is connected, with the address 10.8.0.`number`.

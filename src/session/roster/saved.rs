@@ -1,11 +1,12 @@
 //! What outlives the server's process: who has which address, and whose tickets are void.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Client, Presence, Roster};
+use super::{Client, Presence, Revoked, Roster};
 use crate::addr::{Addresses, REST};
 use crate::codec::hello::is_client_id;
 
@@ -20,8 +21,27 @@ pub struct Saved {
     clients: Vec<SavedClient>,
     /// Given back shortly before.
     resting: Vec<SavedAddresses>,
-    /// Clients whose tickets are void, and until when, in Unix seconds.
-    revoked: Vec<(String, u64)>,
+    /// What known clients without a session had last, those that left first before the others.
+    homes: Vec<SavedHome>,
+    /// Clients whose tickets are void.
+    revoked: Vec<SavedRevoked>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SavedHome {
+    client_id: String,
+    #[serde(flatten)]
+    addresses: SavedAddresses,
+}
+
+/// In Unix seconds: which full handshakes' tickets, and when it can be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SavedRevoked {
+    client_id: String,
+    since: u64,
+    until: u64,
 }
 
 /// A session.
@@ -35,6 +55,7 @@ pub struct SavedClient {
     /// Bytes per second, and the burst.
     limit: Option<(u64, u64)>,
     full_handshake_at: u64,
+    identified: bool,
 }
 
 /// A session that was taken up from a file; its client is away.
@@ -71,7 +92,8 @@ impl From<SavedAddresses> for Addresses {
 impl Saved {
     /// There is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        self.clients.is_empty() && self.resting.is_empty() && self.revoked.is_empty()
+        let Self { version: _, clients, resting, homes, revoked } = self;
+        clients.is_empty() && resting.is_empty() && homes.is_empty() && revoked.is_empty()
     }
 }
 
@@ -83,6 +105,16 @@ impl Roster {
             addresses: client.addresses.into(),
             limit: client.limit,
             full_handshake_at: client.full_handshake_at,
+            identified: client.identified,
+        };
+        let home = |(id, addresses): (&str, Addresses)| SavedHome {
+            client_id: id.to_owned(),
+            addresses: addresses.into(),
+        };
+        let revoked = |(id, revoked): (&String, &Revoked)| SavedRevoked {
+            client_id: id.clone(),
+            since: revoked.since,
+            until: revoked.until,
         };
         let rests = |since: &Instant| now.saturating_duration_since(*since) < REST;
         let resting = self.resting.iter().filter(|(since, _)| rests(since));
@@ -90,7 +122,8 @@ impl Roster {
             version: VERSION,
             clients: self.clients.iter().map(client).collect(),
             resting: resting.map(|(_, addresses)| (*addresses).into()).collect(),
-            revoked: self.revoked.iter().map(|(id, until)| (id.clone(), *until)).collect(),
+            homes: self.homes.all().map(home).collect(),
+            revoked: self.revoked.iter().map(revoked).collect(),
         }
     }
 
@@ -103,9 +136,15 @@ impl Roster {
         if saved.version != VERSION {
             return Vec::new();
         }
-        self.revoked = saved.revoked.into_iter().filter(|(id, _)| is_client_id(id)).collect();
+        let revoked = |SavedRevoked { client_id, since, until }| (client_id, Revoked { since, until });
+        self.revoked = saved.revoked.into_iter().map(revoked).filter(|(id, _)| is_client_id(id)).collect();
+        for SavedHome { client_id, addresses } in saved.homes {
+            if is_client_id(&client_id) {
+                self.homes.leave(&client_id, addresses.into());
+            }
+        }
         let mut restored = Vec::new();
-        for SavedClient { client_id, addresses, limit, full_handshake_at } in saved.clients {
+        for SavedClient { client_id, addresses, limit, full_handshake_at, identified } in saved.clients {
             let addresses = Addresses::from(addresses);
             let known = !is_client_id(&client_id) || self.clients.contains_key(&client_id);
             if known || self.pool.allocate_specific(addresses, now).is_none() {
@@ -118,7 +157,16 @@ impl Roster {
             let until = now + self.rules.grace;
             let presence = Presence::Away { until };
             self.away.insert((until, client_id.clone()));
-            let client = Client { addresses, limit, full_handshake_at, presence, offer: 0 };
+            let client = Client {
+                addresses,
+                limit,
+                full_handshake_at,
+                presence,
+                offer: 0,
+                identified,
+                tickets: VecDeque::new(),
+                swapped_at: None,
+            };
             self.clients.insert(client_id.clone(), client);
             restored.push(Restored { client_id, addresses, limit });
         }
