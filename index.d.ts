@@ -865,7 +865,7 @@ export interface IVpnInvite {
 
 /** What a server asks its `authenticate` about. */
 export interface IVpnAuthenticateRequest {
-  /** The client's, if it has a key; it has proved to hold the private one. */
+  /** The client's, if it has a key. It is let in only if it then proves to hold the private one. */
   publicKey?: string;
 
   /** The client's `token`, if it has one. */
