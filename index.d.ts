@@ -924,6 +924,8 @@ export interface IVpnServerConfig {
   /**
    * The certificate and its key: PEM text, or paths to it; both or none. Without them the server speaks plain
    * `ws://`, for a proxy in front. A relative path starts at the working directory, or in a file at its folder.
+   * A key file that others than its owner may read is refused (`file-error`); one of root's may be readable by its
+   * group, as Debian's `ssl-cert` has it.
    */
   tlsCert?: string;
   tlsKey?: string;
@@ -1020,6 +1022,21 @@ export interface IVpnServerConfig {
    * @default any
    */
   path?: string;
+
+  /**
+   * How many handshakes one source address, or IPv6 /64, may begin a second: 1–100,000. What is beyond is closed
+   * before TLS, and such clients try again. Behind `trustedProxies` the address that they forward counts.
+   *
+   * @default 50
+   */
+  handshakesPerSecond?: number;
+
+  /**
+   * How many of them it may begin at once after a rest: 1–100,000.
+   *
+   * @default 400
+   */
+  handshakeBurst?: number;
 
   /**
    * The interface's name: 1–15 of `A-Z a-z 0-9 _ . -`. If it exists: `tun-name-in-use`.
@@ -1166,8 +1183,9 @@ export class VpnConfig {
    * Reads a configuration from a JSON file of at most 1 MiB. Relative paths in it start at the file's folder, and
    * are absolute in what it resolves with. Does not check the fields; whoever is given the configuration does.
    *
-   * @throws {VpnError} `file-error` with the system's error as `cause`, also for a file with a private key that
-   *   others than its owner may read (`chmod 600` mends that); `invalid-config` if it holds no JSON object
+   * @throws {VpnError} `file-error` with the system's error as `cause`, also for a file that others than its owner
+   *   may read while it holds a private key, a token or a proxy's password (the message ends in the command that
+   *   mends it); `invalid-config` if it holds no JSON object
    */
   static loadFromFile<T = IVpnClientConfig | IVpnServerConfig>(path: string | URL): Promise<T>;
 

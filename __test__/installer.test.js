@@ -237,10 +237,13 @@ describe('the systemd unit', () => {
     assert.ok(!unit('server').includes('/etc/resolv.conf'));
   });
 
-  test('has no power but the two, and no device but the TUN', () => {
+  test('has no power but what its mode needs, and no device but the TUN', () => {
     const unit = VpnInstaller.generateSystemdUnit(OPTIONS);
-    assert.equal(setting(unit, 'CapabilityBoundingSet'), 'CAP_NET_ADMIN CAP_NET_BIND_SERVICE');
-    assert.equal(setting(unit, 'AmbientCapabilities'), setting(unit, 'CapabilityBoundingSet'));
+    for (const name of ['CapabilityBoundingSet', 'AmbientCapabilities']) {
+      assert.equal(setting(unit, name), 'CAP_NET_ADMIN CAP_NET_BIND_SERVICE');
+      const client = VpnInstaller.generateSystemdUnit({ ...OPTIONS, mode: 'client' });
+      assert.equal(setting(client, name), 'CAP_NET_ADMIN');
+    }
     assert.equal(setting(unit, 'DevicePolicy'), 'closed');
     assert.equal(setting(unit, 'DeviceAllow'), '/dev/net/tun rw');
     assert.equal(setting(unit, 'Type'), 'notify');

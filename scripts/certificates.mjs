@@ -17,15 +17,26 @@ const DAY_MS = 86_400_000;
  */
 
 /**
+ * @typedef {object} Authority all in PEM text
+ * @property {string} certificate what a client trusts (`tlsCa`)
+ * @property {(names: string[], validity?: Validity) => { certificate: string, key: string }} issue makes a
+ *   server's certificate and key for DNS names and IP addresses
+ * @property {(name: string) => Authority} intermediate makes an authority that this one vouches for
+ */
+
+/**
  * Makes a new certificate authority.
  *
  * @param {string} [name] its common name
  * @param {Validity} [validity]
- * @returns {{ certificate: string, issue: (names: string[], validity?: Validity) => { certificate: string, key: string } }}
- *   `certificate` is what a client trusts (`tlsCa`); `issue` makes a server's certificate and key
- *   for DNS names and IP addresses. All are PEM text.
+ * @returns {Authority}
  */
 export function createAuthority(name = 'smartvpn test authority', validity = {}) {
+  return authorityOf(name, validity);
+}
+
+/** An authority whose certificate it signs itself, or the one above it does. */
+function authorityOf(name, validity, above) {
   const ca = generateKeyPairSync('ec', { namedCurve: 'prime256v1' });
   const caId = keyId(ca.publicKey);
   const issuer = distinguishedName(name);
@@ -33,26 +44,44 @@ export function createAuthority(name = 'smartvpn test authority', validity = {})
     pem(certificate({ issuer, subject, publicKey, signingKey: ca.privateKey, lifetime, extensions }));
 
   return {
-    certificate: certify(issuer, ca.publicKey, validity, [
+    certificate: (above ?? certify)(issuer, ca.publicKey, validity, [
       extension('2.5.29.19', sequence(BOOLEAN_TRUE), { critical: true }), // basicConstraints: a CA
       extension('2.5.29.15', bitString([0x06], 1), { critical: true }), // keyUsage: certificates, CRLs
       extension('2.5.29.14', octetString(caId)), // subjectKeyIdentifier
     ]),
+    intermediate: (itsName) => authorityOf(itsName, validity, certify),
     issue(names, lifetime = {}) {
       const leaf = generateKeyPairSync('ec', { namedCurve: 'prime256v1' });
-      const extensions = [
-        extension('2.5.29.15', bitString([0x80], 7), { critical: true }), // keyUsage: digitalSignature
-        extension('2.5.29.37', sequence(...(lifetime.client ? [SERVER_AUTH, CLIENT_AUTH] : [SERVER_AUTH]))), // extKeyUsage
-        extension('2.5.29.17', sequence(...names.map(alternativeName))), // subjectAltName
-        extension('2.5.29.14', octetString(keyId(leaf.publicKey))),
-        extension('2.5.29.35', sequence(tlv(0x80, caId))), // authorityKeyIdentifier
-      ];
+      const extensions = leafExtensions(names, leaf.publicKey, caId, lifetime);
       return {
         certificate: certify(distinguishedName(names[0]), leaf.publicKey, lifetime, extensions),
         key: leaf.privateKey.export({ type: 'pkcs8', format: 'pem' }),
       };
     },
   };
+}
+
+/** Makes a server's certificate that nobody but its own key vouches for, and that key. */
+export function createSelfSigned(names, lifetime = {}) {
+  const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'prime256v1' });
+  const subject = distinguishedName(names[0]);
+  const extensions = leafExtensions(names, publicKey, keyId(publicKey), lifetime);
+  return {
+    certificate: pem(
+      certificate({ issuer: subject, subject, publicKey, signingKey: privateKey, lifetime, extensions }),
+    ),
+    key: privateKey.export({ type: 'pkcs8', format: 'pem' }),
+  };
+}
+
+function leafExtensions(names, publicKey, issuerId, { client }) {
+  return [
+    extension('2.5.29.15', bitString([0x80], 7), { critical: true }), // keyUsage: digitalSignature
+    extension('2.5.29.37', sequence(...(client ? [SERVER_AUTH, CLIENT_AUTH] : [SERVER_AUTH]))), // extKeyUsage
+    extension('2.5.29.17', sequence(...names.map(alternativeName))), // subjectAltName
+    extension('2.5.29.14', octetString(keyId(publicKey))),
+    extension('2.5.29.35', sequence(tlv(0x80, issuerId))), // authorityKeyIdentifier
+  ];
 }
 
 // -- X.509 (RFC 5280 §4.1) ------------------------------------------------------------------------

@@ -32,7 +32,7 @@ use smartvpn::packet::{Offload, Record};
 use smartvpn::qos::{FlowHasher, PacketQueue};
 use smartvpn::report::{Event, EventSink, Events};
 use smartvpn::server::Server;
-use smartvpn::session::{ClientParams, FEATURES, KeepaliveCap, KeyLimits, client};
+use smartvpn::session::{ClientParams, FEATURES, Hybrid, KeepaliveCap, KeyLimits, client};
 use smartvpn::telemetry::{Quality, Traffic};
 use smartvpn::transport::{CongestionControl, DialOptions, Endpoint, dial};
 use tokio::sync::mpsc;
@@ -218,6 +218,8 @@ impl Client {
         let endpoint = Endpoint::parse("ws://127.0.0.1:8443/").unwrap();
         let mut websocket = dial(&endpoint, &options).await.unwrap().websocket;
         let params = ClientParams {
+            identity: None,
+            hybrid: Hybrid::Offered,
             server_key: PrivateKey::from_base64(PRIVATE_KEY).unwrap().public_key(),
             hello: ClientHello {
                 version: 1,

@@ -286,6 +286,9 @@ describe('npx smartvpn', { skip: requires('script') }, () => {
     await site.server.exec(['sh', '-c', 'cat > /run/key.pem'], { input: others.key });
     const wrong = await diagnose({ tlsCert: '/run/cert.pem', tlsKey: '/run/key.pem' });
     assert.match(wrong.message('certificate'), /does not belong/);
+    await site.server.exec(['sh', '-c', 'cat > /run/key.pem; chmod 644 /run/key.pem'], { input: mine.key });
+    const open = await diagnose({ tlsCert: '/run/cert.pem', tlsKey: '/run/key.pem' });
+    assert.match(open.text, /chmod 600 \/run\/key\.pem/);
     const taken = await diagnose({ subnet: '10.90.0.0/24', listenAddr: '10.1.1.1:8443' });
     assert.match(taken.message('subnet'), /overlaps 10\.90\.0\.0\/24/);
     assert.match(taken.message('port'), /no address of this host/);

@@ -110,11 +110,24 @@ test('the cause of a file error is the system’s', async (t) => {
   await assert.rejects(VpnConfig.loadFromFile(file), (error) => error.cause.code === 'ENOENT');
 });
 
-test('a private key that others can read is refused, with the command that mends it', async (t) => {
-  const file = join(makeFolder(t), 'c.json');
-  await VpnConfig.saveToFile(file, { privateKey: KEY });
-  chmodSync(file, 0o640);
-  await rejectsWith(VpnConfig.loadFromFile(file), 'file-error', /chmod 600/);
+test('a secret that others can read is refused, with the command that mends it', async (t) => {
+  const file = join(makeFolder(t), "it's $(mine).json");
+  for (const secret of [
+    { privateKey: KEY },
+    { tlsKey: '-----BEGIN PRIVATE KEY-----\n' },
+    { token: 'x' },
+    { proxy: 'http://me:secret@proxy.test:3128' },
+  ]) {
+    await VpnConfig.saveToFile(file, secret);
+    for (const mode of [0o640, 0o604, 0o644]) {
+      chmodSync(file, mode);
+      const refusal = await VpnConfig.loadFromFile(file).catch((error) => error);
+      assert.equal(refusal.code, 'file-error');
+      const [, command] = /\(mode 06\d\d\): (chmod 600 .*)$/.exec(refusal.message);
+      execFileSync('sh', ['-c', command]);
+      assert.deepEqual(await VpnConfig.loadFromFile(file), secret);
+    }
+  }
 });
 
 const cannotMount = process.getuid() !== 0 && 'Needs root, to mount a small file system.';

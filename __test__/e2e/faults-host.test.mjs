@@ -248,6 +248,9 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
       { publicKey: keypair().publicKey, privateKey },
       { privateKey, subnet: 'nonsense' },
       { privateKey: `${privateKey}x` },
+      // The two taken for each other.
+      { publicKey: privateKey, privateKey: keypair().privateKey },
+      { publicKey: `${privateKey}=` },
     ]) {
       const error = await assertFails(server.start(serverConfig(config)), 'invalid-config');
       assert.ok(!JSON.stringify([error.message, error.stack]).includes(privateKey.slice(0, 20)));

@@ -1,8 +1,9 @@
 /** Servers that cannot be reached, or are not what the client looks for: each has its code and its advice. */
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 
-import { createAuthority } from '../../scripts/certificates.mjs';
+import { createAuthority, createSelfSigned } from '../../scripts/certificates.mjs';
 import { assertFails } from './support/assert.mjs';
 import { authority, clientConfig, keypair, PORT, requires, SERVER, useSite } from './support/site.mjs';
 
@@ -149,6 +150,12 @@ describe('a server that cannot prove who it is', { skip: requires() }, () => {
       'tls-untrusted',
       'tlsCa',
     ],
+    ['a certificate that it has signed itself', () => createSelfSigned(usual), 'tls-untrusted', 'tlsCa'],
+    [
+      'a certificate without those between it and the authority',
+      () => authority.intermediate('between').issue(usual),
+      'tls-untrusted',
+    ],
   ]) {
     it(`shows ${what}`, async () => {
       const { certificate, key } = issue();
@@ -159,6 +166,19 @@ describe('a server that cannot prove who it is', { skip: requires() }, () => {
     });
   }
 
+  it('shows those between it and the authority', async () => {
+    const between = authority.intermediate('between');
+    const { certificate, key } = between.issue(usual);
+    await site.serve({ tlsCert: certificate + between.certificate, tlsKey: key });
+    await site.connect();
+  });
+
+  it('speaks TLS 1.1 at most', async () => {
+    const seen = await pretend(site, { maxVersion: 'TLSv1.1', minVersion: 'TLSv1' });
+    await assertConnectFails({}, 'tls-error', SERVER.address);
+    assert.deepEqual(await seen(), { requests: 0, plain: 0 });
+  });
+
   it('is not trusted by the system’s authorities', async () => {
     await site.serve();
     await assertConnectFails({ tlsCa: undefined }, 'tls-untrusted', SERVER.address);
@@ -166,9 +186,38 @@ describe('a server that cannot prove who it is', { skip: requires() }, () => {
 
   it('holds another key', async () => {
     const server = await site.serve(keypair());
-    await assertConnectFails({}, 'server-key-mismatch', 'serverPublicKey');
+    await site.server.exec(['nft', '-f', '-'], {
+      input: `table ip count { chain in { type filter hook input priority 0; tcp dport ${PORT} tcp flags syn counter; }; }`,
+    });
+    const agent = await site.agent(site.client);
+    const vpn = await agent.startedClient();
+    await assertFails(vpn.connect(clientConfig()), 'server-key-mismatch', 'serverPublicKey');
+    await sleep(1_500);
+    assert.equal((await vpn.getStatus()).state, 'disconnected');
+    const { stdout } = await site.server.exec(['nft', 'list', 'table', 'ip', 'count']);
+    await site.server.exec(['nft', 'delete', 'table', 'ip', 'count']);
+    assert.match(stdout, /counter packets 1 /, 'it is not tried again');
     assert.equal((await server.vpn.getStatistics()).totalConnections, 0);
   });
+});
+
+describe('a server behind TLS that sends the client elsewhere', { skip: requires() }, () => {
+  const site = useSite();
+
+  for (const [status, code] of [
+    [200, 'not-a-vpn-server'],
+    [301, 'not-a-vpn-server'],
+    [302, 'not-a-vpn-server'],
+    [307, 'not-a-vpn-server'],
+    [407, 'proxy-error'],
+    [426, 'not-a-vpn-server'],
+  ]) {
+    it(`is not followed into plain text: ${status}`, async () => {
+      const seen = await pretend(site, {}, status);
+      await connectFails(site)({}, code, `${status}`);
+      assert.deepEqual(await seen(), { requests: 1, plain: 0 });
+    });
+  }
 });
 
 describe('after every failure', { skip: requires() }, () => {
@@ -207,6 +256,44 @@ function connectFails(site) {
     await agent.close();
     return error;
   };
+}
+
+/**
+ * Is a TLS server with the site's certificate at the server's address, which answers requests with a status and sends
+ * whoever asks to its port for plain text. Resolves with a function that tells what came.
+ */
+async function pretend(site, options, status) {
+  const agent = await site.agent(site.server);
+  const { certificate: cert, key } = authority.issue([SERVER.address]);
+  const seen = { requests: 0, plain: 0 };
+  await agent.run(
+    async ({ load }, address, [port, plainPort], tls, answer, counts) => {
+      const [https, net] = await Promise.all([load('node:https'), load('node:net')]);
+      globalThis.counts = counts;
+      const plain = net.createServer((socket) => {
+        counts.plain++;
+        socket.destroy();
+      });
+      const server = https.createServer({ ...tls, ciphers: 'DEFAULT:@SECLEVEL=0' });
+      server.on('tlsClientError', () => {});
+      const respond = (request, socket) => {
+        counts.requests++;
+        const head = `HTTP/1.1 ${answer} X\r\nLocation: ws://${address}:${plainPort}/\r\nContent-Length: 0\r\n\r\n`;
+        socket.end(head);
+      };
+      server.on('upgrade', respond);
+      await Promise.all([
+        new Promise((resolve) => plain.listen(plainPort, address, resolve)),
+        new Promise((resolve) => server.listen(port, address, resolve)),
+      ]);
+    },
+    SERVER.address,
+    [PORT, 80],
+    { cert, key, ...options },
+    status,
+    seen,
+  );
+  return () => agent.run(() => globalThis.counts);
 }
 
 /** Listens on the server's port, and does with each connection what the handler says; it is sent as text. */

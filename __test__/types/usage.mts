@@ -72,6 +72,8 @@ const serverConfig: IVpnServerConfig = {
   maxClients: 10,
   clientToClient: false,
   path: '/vpn',
+  handshakesPerSecond: 50,
+  handshakeBurst: 400,
   tunName: 'vpn1',
   trustedProxies: ['127.0.0.1/32'],
   proxyProtocol: true,

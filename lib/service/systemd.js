@@ -4,7 +4,8 @@ const { posix } = require('node:path');
 
 const { VpnError } = require('../error.js');
 
-const CAPABILITIES = 'CAP_NET_ADMIN CAP_NET_BIND_SERVICE';
+/** What each mode needs, which is what its daemon keeps. */
+const CAPABILITIES = { client: 'CAP_NET_ADMIN', server: 'CAP_NET_ADMIN CAP_NET_BIND_SERVICE' };
 
 /** Where root and users live; out of a service's sight unless one of its files lies there. */
 const HOMES = /^\/(home|root|run\/user)\//;
@@ -52,9 +53,7 @@ function generateSystemdUnit({ binaryPath, socketPath, mode, configPath, user })
     'StateDirectoryMode=0700',
     ...socketLines(socketFolder),
     '',
-    "# Interfaces, routes, masquerading; ports below 1024. Nothing else of root's powers.",
-    `CapabilityBoundingSet=${CAPABILITIES}`,
-    `AmbientCapabilities=${CAPABILITIES}`,
+    ...capabilityLines(mode),
     'NoNewPrivileges=yes',
     'DevicePolicy=closed',
     'DeviceAllow=/dev/net/tun rw',
@@ -89,6 +88,16 @@ function generateSystemdUnit({ binaryPath, socketPath, mode, configPath, user })
     'WantedBy=multi-user.target',
   ];
   return `${lines.join('\n')}\n`;
+}
+
+function capabilityLines(mode) {
+  const what =
+    mode === 'server' ? 'Interfaces, routes, masquerading; ports below 1024.' : 'Interfaces, routes.';
+  return [
+    `# ${what} Nothing else of root's powers.`,
+    `CapabilityBoundingSet=${CAPABILITIES[mode]}`,
+    `AmbientCapabilities=${CAPABILITIES[mode]}`,
+  ];
 }
 
 function commandLine({ binaryPath, socketPath, mode, configPath }) {

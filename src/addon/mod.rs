@@ -11,9 +11,10 @@ mod engine;
 mod events;
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
-use napi::bindgen_prelude::{create_custom_tokio_runtime, spawn_blocking};
-use napi_derive::{module_init, napi};
+use napi::bindgen_prelude::{Object, create_custom_tokio_runtime, spawn_blocking};
+use napi_derive::napi;
 use serde_json::{Value, json};
 
 use zeroize::Zeroizing;
@@ -24,16 +25,23 @@ use crate::error::VpnError;
 use crate::management::{error_body, validate};
 use crate::report;
 
-/// Builds the one runtime of the process, which every environment shares.
+/// Builds the one runtime of the process, which every environment shares, when Node first loads the
+/// addon. The daemon has this code in it as well, and must have no threads before it gives up its rights.
 ///
 /// Without it (no threads left, say) the binding falls back to a runtime of its own when first
 /// used.
-#[module_init]
-fn init() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("smartvpn").build();
-    if let Ok(runtime) = runtime {
-        create_custom_tokio_runtime(runtime);
-    }
+#[napi(module_exports)]
+pub fn init(_exports: Object<'_>) -> napi::Result<()> {
+    static BUILT: Once = Once::new();
+
+    BUILT.call_once(|| {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("smartvpn").build();
+        if let Ok(runtime) = runtime {
+            create_custom_tokio_runtime(runtime);
+        }
+    });
+    Ok(())
 }
 
 /// The library's version, as in package.json.

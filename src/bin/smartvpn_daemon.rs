@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser};
-use smartvpn::control::{activated_socket, raise_open_files};
+use smartvpn::config::load_from_file;
+use smartvpn::control::{Keep, activated_socket, close_memory, give_up_rights, raise_open_files};
+use smartvpn::error::{ErrorCode, VpnError};
 use smartvpn::management::{Daemon, Management, Mode, error_body, generate_keypair};
 use smartvpn::report::TOLD;
 use tokio::runtime::Builder;
@@ -50,12 +52,21 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // Before there are keys in it.
+    let closed = close_memory();
     let arguments = Arguments::parse();
     // Without a mode there is nothing to run: the parser requires it with all else.
     let Some(mode) = arguments.mode else { return print_line(&generate_keypair().to_string()) };
-    // Before the log's thread: it changes the environment.
+    // With the rights that this process was started with: the file may be another user's.
+    let config = arguments.config.as_deref().map(load_from_file).transpose();
+    // Before the log's thread: each thread has rights of its own, and the environment is changed.
+    let keep = Keep { low_ports: mode == Mode::Server, group: arguments.management_group.as_deref() };
+    let confined = closed.and(give_up_rights(keep));
     let activated = arguments.management_socket.as_ref().and_then(|_| activated_socket());
     let _log = start_log(arguments.management);
+    if let Err(error) = confined {
+        tracing::warn!(%error, "this process could not be confined as it should be");
+    }
     raise_open_files();
     let speaks_on_stdout = arguments.management;
     let management = match arguments.management_socket {
@@ -63,18 +74,7 @@ fn main() -> ExitCode {
         None if arguments.management => Management::Stdio,
         None => Management::None,
     };
-    let daemon = Daemon { mode, config: arguments.config, management };
-    // For control only: packets have threads of their own.
-    let runtime =
-        match Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("smartvpn").build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                tracing::error!(%error, "the runtime cannot start");
-                return ExitCode::FAILURE;
-            }
-        };
-    let outcome = runtime.block_on(daemon.run());
-    runtime.shutdown_timeout(THREADS);
+    let outcome = config.and_then(|config| run(Daemon { mode, config, management }));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -85,6 +85,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(daemon: Daemon) -> Result<(), VpnError> {
+    // For control only: packets have threads of their own.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("smartvpn").build();
+    let runtime = runtime.map_err(|error| {
+        let message = format!("the runtime cannot start: {error}");
+        VpnError::new(ErrorCode::Internal, message).caused_by(error)
+    })?;
+    let outcome = runtime.block_on(daemon.run());
+    runtime.shutdown_timeout(THREADS);
+    outcome
 }
 
 /// Lines of the log that wait for whoever reads stderr. More are dropped: a reader that has stopped

@@ -131,7 +131,7 @@ impl Enrolment {
     /// Tries until the key is registered, or it is certain that it is not, or the time is over.
     async fn run(&mut self) -> Result<(), VpnError> {
         loop {
-            match self.try_once().await {
+            match Box::pin(self.try_once()).await {
                 Ok(()) => return Ok(()),
                 Err(Setdown::Refused(error)) => {
                     self.is_unsure = false;
@@ -154,7 +154,7 @@ impl Enrolment {
         let agreed = negotiate(&approach, dialed).await?;
         self.is_unsure = true;
         let established = confirm(&approach, agreed).await?;
-        await_registration(established, self.deadline).await
+        Box::pin(await_registration(established, self.deadline)).await
     }
 
     fn approach(&self) -> Approach {

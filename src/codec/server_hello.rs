@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ipnet::Ipv4Net;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -17,6 +19,11 @@ use crate::codec::secret::Ticket;
 
 /// The smallest tunnel MTU that carries IPv6, in bytes (RFC 8200 §5).
 const MIN_MTU_IPV6: u16 = 1280;
+
+/// The prefix lengths that a client takes. A subnet may be as wide as the API's servers have it, and no
+/// wider: what it covers goes into the tunnel, whether the client's `routes` name it or not.
+const PREFIXES_IPV4: RangeInclusive<u64> = 8..=32;
+const PREFIXES_IPV6: RangeInclusive<u64> = 64..=128;
 
 /// A hello of message 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +71,7 @@ pub struct Accepted {
     pub client_id: String,
     /// The client's IPv4 address in the tunnel.
     pub assigned_ip: Ipv4Addr,
-    /// The length of the tunnel's IPv4 prefix, 0–32 bits.
+    /// The length of the tunnel's IPv4 prefix, 8–32 bits.
     pub prefix_length: u8,
     /// The server's IPv4 address in the tunnel.
     pub gateway: Ipv4Addr,
@@ -87,7 +94,7 @@ pub struct Accepted {
 pub struct AcceptedV6 {
     /// The client's address in the tunnel.
     pub assigned_ip: Ipv6Addr,
-    /// The length of the tunnel's prefix, 0–128 bits.
+    /// The length of the tunnel's prefix, 64–128 bits.
     pub prefix_length: u8,
     /// The server's address in the tunnel.
     pub gateway: Ipv6Addr,
@@ -100,13 +107,14 @@ impl Accepted {
         let mlkem768 = hello.optional("mlkem768", |value| {
             kem_offered.then(|| hello::base64_of(value, MLKEM_CIPHERTEXT_LEN))?
         })?;
+        let (assigned_ip, prefix_length) = network_v4(hello)?;
         Ok(Self {
             version: hello.required("version", |value| value.integer(VERSION..=VERSION))?,
             features: hello.required("features", |value| in_force(value, offered))?,
             client_id: hello
                 .required("clientId", |value| value.string().filter(|id| hello::is_client_id(id)))?,
-            assigned_ip: hello.required("assignedIp", parsed)?,
-            prefix_length: hello.required("prefixLength", |value| value.integer(0..=32))?,
+            assigned_ip,
+            prefix_length,
             gateway: hello.required("gateway", parsed)?,
             v6,
             mtu: hello.required("mtu", |value| value.integer(min_mtu.into()..=65_535))?,
@@ -144,8 +152,8 @@ impl Accepted {
 impl AcceptedV6 {
     /// All three members or none.
     fn read(hello: &Object<'_>) -> Result<Option<Self>, HelloError> {
-        let assigned_ip = hello.optional("assignedIp6", parsed)?;
-        let prefix_length = hello.optional("prefixLength6", |value| value.integer(0..=128))?;
+        let assigned_ip = hello.optional("assignedIp6", host_v6)?;
+        let prefix_length = hello.optional("prefixLength6", |value| value.integer(PREFIXES_IPV6))?;
         let gateway = hello.optional("gateway6", parsed)?;
         match (assigned_ip, prefix_length, gateway) {
             (None, None, None) => Ok(None),
@@ -209,6 +217,27 @@ fn in_force(value: &Value<'_>, offered: Features) -> Option<Features> {
     let mut features = Features::NONE;
     let known = hello::feature_names(value)?.iter().all(|name| features.insert(name));
     (known && features == features.intersection(offered)).then_some(features)
+}
+
+/// An IPv4 address and its network, where hosts may have all of that network's addresses: none of this
+/// host's own (`0.0.0.0/8`, loopback), of its links (there clouds have their metadata), of groups, none that
+/// is reserved (RFC 6890).
+fn network_v4(hello: &Object<'_>) -> Result<(Ipv4Addr, u8), HelloError> {
+    let addr: Ipv4Addr = hello.required("assignedIp", parsed)?;
+    let prefix = hello.required("prefixLength", |value| value.integer(PREFIXES_IPV4))?;
+    let is_special = matches!(addr.octets()[0], 0 | 127 | 224..);
+    let links = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16);
+    let reaches_links =
+        Ipv4Net::new(addr, prefix).is_ok_and(|network| network.contains(&links) || links.contains(&network));
+    if is_special || reaches_links { Err(HelloError::Invalid("assignedIp")) } else { Ok((addr, prefix)) }
+}
+
+/// The same for IPv6, where a /64 is of one kind (RFC 4291): not of `::/64` (unspecified, loopback, IPv4),
+/// not link-local, not multicast.
+fn host_v6(value: &Value<'_>) -> Option<Ipv6Addr> {
+    let addr: Ipv6Addr = parsed(value)?;
+    let is_special = addr.to_bits() >> 64 == 0 || addr.is_unicast_link_local() || addr.is_multicast();
+    (!is_special).then_some(addr)
 }
 
 /// An address in its text form.
@@ -314,13 +343,13 @@ mod tests {
     fn ranges_end_where_they_should() {
         for (name, good, bad) in [
             ("version", vec![json!(1)], vec![json!(0), json!(2), json!(1.0)]),
-            ("prefixLength", vec![json!(0), json!(32)], vec![json!(33), json!(-1)]),
+            ("prefixLength", vec![json!(8), json!(32)], vec![json!(7), json!(0), json!(33), json!(-1)]),
             ("mtu", vec![json!(576), json!(65_535)], vec![json!(575), json!(65_536)]),
             ("keepaliveIntervalSecs", vec![json!(5), json!(120)], vec![json!(4), json!(121)]),
             ("clientId", vec![json!("x".repeat(64))], vec![json!(""), json!("x".repeat(65)), json!("a b")]),
             (
                 "assignedIp",
-                vec![json!("0.0.0.0")],
+                vec![json!("1.0.0.0"), json!("223.255.255.255"), json!("169.253.0.1")],
                 vec![json!("fd00::2"), json!("10.8.0.02"), json!("10.8.0.2/24")],
             ),
             ("gateway", vec![], vec![json!("10.8.0"), json!(" 10.8.0.1")]),
@@ -337,6 +366,32 @@ mod tests {
                 assert_eq!(changed(json!({ name: value })), Err(HelloError::Invalid(name)), "{value}");
             }
         }
+    }
+
+    #[test]
+    fn a_server_draws_nothing_into_the_tunnel_that_is_no_hosts() {
+        for (addr, prefix) in [
+            ("0.1.2.3", 8),
+            ("127.0.0.2", 24),
+            ("169.254.169.254", 32),
+            ("169.255.0.1", 8),
+            ("169.1.0.1", 8),
+            ("224.0.0.1", 24),
+            ("255.255.255.255", 32),
+        ] {
+            let hello = changed(json!({ "assignedIp": addr, "prefixLength": prefix }));
+            assert_eq!(hello, Err(HelloError::Invalid("assignedIp")), "{addr}/{prefix}");
+        }
+        let v6 = |addr: &str, prefix: u8| {
+            changed(json!({ "assignedIp6": addr, "prefixLength6": prefix, "gateway6": "fd00::1" }))
+        };
+        for addr in ["::", "::1", "::ffff:10.0.0.1", "fe80::1", "febf::1", "ff02::1"] {
+            assert_eq!(v6(addr, 64), Err(HelloError::Invalid("assignedIp6")), "{addr}");
+        }
+        for prefix in [0, 3, 63] {
+            assert_eq!(v6("fd00::2", prefix), Err(HelloError::Invalid("prefixLength6")), "{prefix}");
+        }
+        assert!(v6("fd00::2", 64).is_ok() && v6("2001:db8::2", 128).is_ok());
     }
 
     #[test]
@@ -444,13 +499,14 @@ mod tests {
         #[test]
         fn what_is_encoded_is_parsed(
             client_id in "[A-Za-z0-9._-]{1,64}",
-            assigned_ip: Ipv4Addr,
+            assigned_ip in (1..=126_u32).prop_flat_map(|first| (first << 24)..(first + 1) << 24),
             mtu in 1280..=u16::MAX,
             keepalive_interval_secs in 5..=120_u16,
             dns in prop::collection::vec(any::<IpAddr>(), 0..=8),
             ticket in prop::option::of((prop::collection::vec(any::<u8>(), 1..40), 1..86_400_u32)),
             offered in any::<[bool; 3]>(),
         ) {
+            let assigned_ip = Ipv4Addr::from_bits(assigned_ip);
             let [bundle, offload, rekey] = offered;
             let offered = Features { bundle, offload, rekey };
             // Offload is in force together with bundle only.

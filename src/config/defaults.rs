@@ -69,3 +69,12 @@ pub const AUTHENTICATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What `authenticateTimeoutMs` may be: below it no network is asked in time, above it the handshake is over first.
 pub const AUTHENTICATE_TIMEOUT_RANGE: RangeInclusive<u64> = 100..=9_000;
+
+/// `handshakesPerSecond`: more than the clients behind one address do together, unless all of them come back at once.
+pub const HANDSHAKES_PER_SECOND: u32 = 50;
+
+/// `handshakeBurst`: the clients of an office or a provider's gateway that come back at once.
+pub const HANDSHAKE_BURST: u32 = 400;
+
+/// Range of both: none would keep everybody out, and no machine does more.
+pub const HANDSHAKES_RANGE: RangeInclusive<u64> = 1..=100_000;

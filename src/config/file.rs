@@ -9,23 +9,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::values;
+use super::{secrecy, values};
 use crate::error::{ErrorCode, VpnError};
 
 /// The longest configuration that is read, in bytes. Thousands of clients and routes fit; what is
 /// longer is some other file.
 const SIZE_LIMIT: u64 = 1024 * 1024;
 
-/// The fields that nobody but the file's owner may read, and what they hold.
-const SECRETS: &[(&str, &str)] = &[("privateKey", "private key"), ("token", "token")];
-
 /// Reads a configuration. Relative paths in it start at its folder, and are absolute in what is
 /// returned. Whether its fields are right is for `parse` to say.
 ///
 /// # Errors
 ///
-/// `file-error` if the file can't be read, is longer than 1 MiB, or holds a private key that others
-/// than its owner may read, or a token; `invalid-config` if it is not JSON, with line and column, or no object.
+/// `file-error` if the file can't be read, is longer than 1 MiB, or holds a secret that others
+/// than its owner may read (then the message ends in the command that mends it); `invalid-config` if it is not JSON, with line and column, or no object.
 pub fn load_from_file(path: &Path) -> Result<Value, VpnError> {
     let failed = |error| file_error("read", path, &error);
     let file = File::open(path).map_err(failed)?;
@@ -46,9 +43,7 @@ pub fn load_from_file(path: &Path) -> Result<Value, VpnError> {
     let Value::Object(fields) = &mut value else {
         return Err(VpnError::config("", format!("{} must hold a JSON object", path.display())));
     };
-    if let Some((_, what)) = SECRETS.iter().find(|(name, _)| fields.contains_key(*name)) {
-        check_private(path, &metadata, what)?;
-    }
+    secrecy::check_config(path, &metadata, fields)?;
     let path = std::path::absolute(path).map_err(failed)?;
     values::make_paths_absolute(fields, path.parent().unwrap_or(Path::new("/")));
     Ok(value)
@@ -94,27 +89,6 @@ pub fn save_to_new_file(path: &Path, config: &Value) -> Result<(), VpnError> {
 pub(crate) fn already_there(path: &Path) -> VpnError {
     let message = format!("{} is there already; choose another file, or remove it", path.display());
     VpnError::new(ErrorCode::FileError, message)
-}
-
-/// What others can read is no secret.
-#[cfg(unix)]
-fn check_private(path: &Path, metadata: &fs::Metadata, what: &str) -> Result<(), VpnError> {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    let shown = path.display();
-    Err(VpnError::new(
-        ErrorCode::FileError,
-        format!("{shown} holds a {what} and others may read it (mode {mode:04o}): chmod 600 {shown}"),
-    ))
-}
-
-#[cfg(not(unix))]
-fn check_private(_: &Path, _: &fs::Metadata, _: &str) -> Result<(), VpnError> {
-    Ok(())
 }
 
 /// Puts a file, readable by its owner only, in the place of what was there, whole or not at all.
@@ -239,7 +213,7 @@ mod tests {
             assert_eq!(loaded.is_ok(), admitted, "{mode:o}");
             if let Err(error) = loaded {
                 assert_eq!(error.code, ErrorCode::FileError);
-                assert!(error.message.contains("chmod 600"), "{}", error.message);
+                assert!(error.message.contains(": chmod 600 '/"), "{}", error.message);
                 assert!(!error.message.contains("hunter2"));
             }
         }

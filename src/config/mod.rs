@@ -12,6 +12,7 @@ mod field;
 mod file;
 mod invite;
 mod proxy;
+mod secrecy;
 mod server;
 mod tls;
 mod values;

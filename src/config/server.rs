@@ -16,6 +16,7 @@ use crate::crypto::keys::Keypair;
 use crate::error::VpnError;
 use crate::qos::RateLimit;
 use crate::session::Registry;
+use crate::session::gate::GateRules;
 use crate::session::registry::{Auth, RegisteredClient};
 use crate::transport::{CongestionControl, Endpoint};
 
@@ -49,8 +50,10 @@ static NAMES: Names = Names {
         "authenticate",
         "authenticateTimeoutMs",
         "publicUrl",
+        "handshakesPerSecond",
+        "handshakeBurst",
     ],
-    later: &["handshakesPerSecond", "handshakeBurst"],
+    later: &[],
 };
 
 /// A server's configuration, checked.
@@ -82,6 +85,9 @@ pub struct ServerConfig {
     pub max_clients: u64,
     /// `clientToClient`: clients can reach each other.
     pub client_to_client: bool,
+    /// `handshakesPerSecond` and `handshakeBurst`, each 1–100,000: what one source address, or IPv6 /64, may begin;
+    /// 50 and 400 unless given.
+    pub handshakes: GateRules,
     /// `path`: the only path that upgrades, without query; `None`: any.
     pub path: Option<String>,
     /// `tunName`: the interface's name; `None`: the first free one.
@@ -163,6 +169,7 @@ impl ServerConfig {
                 .optional("maxClients", max_clients)?
                 .unwrap_or_else(|| AddressPool::new(subnet, subnet6).capacity()),
             client_to_client: config.optional("clientToClient", Field::boolean)?.unwrap_or_default(),
+            handshakes: handshakes(config)?,
             path: config.optional("path", path)?,
             tun_name: config.optional("tunName", values::tun_name)?,
             proxy_protocol: proxy_protocol(config, &trusted_proxies)?,
@@ -239,6 +246,18 @@ fn check_clients(config: &Object<'_>, auth: Auth, clients: &[RegisteredClient]) 
     }
 }
 
+fn handshakes(config: &Object<'_>) -> Result<GateRules, VpnError> {
+    let integer = |name, default| {
+        let value = config.optional(name, |field| field.integer(defaults::HANDSHAKES_RANGE))?;
+        // Within u32, as the range is.
+        Ok::<_, VpnError>(value.map_or(default, |value| value as u32))
+    };
+    Ok(GateRules {
+        per_second: integer("handshakesPerSecond", defaults::HANDSHAKES_PER_SECOND)?,
+        burst: integer("handshakeBurst", defaults::HANDSHAKE_BURST)?,
+    })
+}
+
 fn keypair(config: &Object<'_>) -> Result<Keypair, VpnError> {
     let pair = Keypair::from(config.required("privateKey", values::private_key)?);
     let public = config.field("publicKey");
@@ -246,7 +265,8 @@ fn keypair(config: &Object<'_>) -> Result<Keypair, VpnError> {
         Ok(pair)
     } else {
         let must = format!("must belong to privateKey, whose public key is {}", pair.public);
-        Err(public.refuse(must))
+        // The two may have been taken for each other.
+        Err(public.refuse_unseen(must))
     }
 }
 
@@ -324,6 +344,7 @@ mod tests {
             (false, false, false)
         );
         assert_eq!((config.max_clients, config.path, config.tun_name), (253, None, None));
+        assert_eq!(config.handshakes, GateRules { per_second: 50, burst: 400 });
         assert_eq!(config.congestion_control, CongestionControl::Auto);
         assert_eq!(config.state_dir, StateDir::Default);
     }
@@ -340,6 +361,8 @@ mod tests {
             "keepaliveIntervalSecs": 120,
             "enableNat": true,
             "maxClients": 1,
+            "handshakesPerSecond": 100_000,
+            "handshakeBurst": 1,
             "clientToClient": true,
             "path": "/tunnel",
             "tunName": "vpn0",
@@ -359,6 +382,7 @@ mod tests {
         assert_eq!((config.mtu, config.keepalive_interval_secs()), (1280, 120));
         assert_eq!((config.enable_nat, config.client_to_client), (true, true));
         assert_eq!((config.max_clients, config.path.as_deref()), (1, Some("/tunnel")));
+        assert_eq!(config.handshakes, GateRules { per_second: 100_000, burst: 1 });
         assert_eq!(config.tun_name.as_deref(), Some("vpn0"));
         assert_eq!((config.trusted_proxies.len(), config.proxy_protocol), (2, true));
         assert_eq!(config.congestion_control, CongestionControl::System);
@@ -408,6 +432,8 @@ mod tests {
             (json!({ "keepaliveIntervalSecs": 0 }), "keepaliveIntervalSecs"),
             (json!({ "enableNat": 1 }), "enableNat"),
             (json!({ "maxClients": 0 }), "maxClients"),
+            (json!({ "handshakesPerSecond": 0 }), "handshakesPerSecond"),
+            (json!({ "handshakeBurst": 100_001 }), "handshakeBurst"),
             (json!({ "clientToClient": "yes" }), "clientToClient"),
             (json!({ "path": "tunnel" }), "path"),
             (json!({ "path": "/a?b" }), "path"),

@@ -4,7 +4,7 @@ use std::error::Error as _;
 
 use super::client::ClientConfig;
 use super::server::{ServerConfig, TlsPem};
-use super::values::{PemSource, load_pem};
+use super::values::{PemSource, load_pem, load_pem_key};
 use crate::error::VpnError;
 use crate::transport::{ClientTls, ServerTls, TlsConfigError};
 
@@ -39,12 +39,12 @@ impl ServerConfig {
     ///
     /// # Errors
     ///
-    /// `file-error` if a file can't be read, `invalid-config` if they are not a certificate and its
-    /// key.
+    /// `file-error` if a file can't be read or others may read the key's, `invalid-config` if they are
+    /// not a certificate and its key.
     pub fn server_tls(&self) -> Result<Option<ServerTls>, VpnError> {
         let Some(TlsPem { cert, key }) = &self.tls else { return Ok(None) };
         let source = |field| Some(if field == "tlsCert" { cert } else { key });
-        let tls = ServerTls::from_pem(&load_pem(cert)?, &load_pem(key)?);
+        let tls = ServerTls::from_pem(&load_pem(cert)?, &load_pem_key(key)?);
         tls.map(Some).map_err(|error| refusal(&error, source))
     }
 
@@ -123,6 +123,12 @@ mod tests {
         ServerConfig::parse(&config, base)
     }
 
+    fn save_private(path: &Path, text: &str) {
+        std::fs::write(path, text).unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+
     #[track_caller]
     fn refused<T>(result: Result<T, VpnError>, path: &str) -> String {
         let error = result.err().unwrap();
@@ -148,7 +154,7 @@ mod tests {
         let made = made();
         for (name, text) in [("cert.pem", &made.cert), ("key.pem", &made.key), ("bad.pem", &NONSENSE.into())]
         {
-            std::fs::write(folder.path().join(name), text).unwrap();
+            save_private(&folder.path().join(name), text);
         }
         let base = folder.path();
         assert!(client("cert.pem", base).unwrap().client_tls().is_ok());
@@ -161,12 +167,41 @@ mod tests {
         assert_eq!(missing.code, ErrorCode::FileError);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_others_may_read_is_refused_and_a_certificate_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, made) = (folder.path(), made());
+        let open = |name: &str, text: &str| {
+            std::fs::write(base.join(name), text).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            std::fs::set_permissions(base.join(name), mode).unwrap();
+        };
+        open("cert.pem", &made.cert);
+        open("key.pem", &made.key);
+        let error = server("cert.pem", "key.pem", base).unwrap().server_tls().unwrap_err();
+        assert_eq!(error.code, ErrorCode::FileError);
+        assert!(error.message.contains("key.pem holds a private key"), "{}", error.message);
+        save_private(&base.join("key.pem"), &made.key);
+        assert!(server("cert.pem", "key.pem", base).unwrap().server_tls().unwrap().is_some());
+    }
+
     #[test]
     fn no_message_repeats_a_key() {
         let made = made();
-        let broken = made.key.replace("-----END", "----END");
         let secret = made.key.lines().nth(1).unwrap();
-        let error = server(&made.cert, &broken, Path::new("/")).unwrap_err();
-        assert!(!format!("{error:?}").contains(secret), "{error:?}");
+        let listed = secret.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(", ");
+        for broken in [
+            made.key.replace("-----END", "----END"),
+            made.key.replace('\n', " "),
+            made.key.replace('\n', "\\n"),
+            made.key.replacen("KEY-----\n", "KEY-----", 1),
+            made.key.replace(secret, &format!("{secret}!")),
+            made.key.replace("-----END PRIVATE KEY-----", ""),
+        ] {
+            let error = server(&made.cert, &broken, Path::new("/")).unwrap_err();
+            let told = format!("{error:?}");
+            assert!(!told.contains(secret) && !told.contains(&listed), "{told}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The kinds of values that both configurations hold, and how each is read.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::defaults;
 use super::field::{Field, Object};
 use super::proxy::ProxyChoice;
+use super::secrecy;
 use crate::addr::cidr::{parse_cidr, parse_cidr_or_address};
 use crate::addr::{Address, Subnet};
 use crate::codec::secret::Token;
@@ -27,7 +28,7 @@ use crate::tunnel::is_valid_name;
 const PEM_LIMIT: u64 = 1024 * 1024;
 
 /// What a PEM text begins with; everything else is a path.
-const PEM_START: &str = "-----BEGIN";
+pub(super) const PEM_START: &str = "-----BEGIN";
 
 /// The fields that hold paths, or PEM text in their place.
 const PATHS: &[&str] = &["tlsCa", "tlsCert", "tlsKey", "stateDir"];
@@ -83,32 +84,49 @@ impl fmt::Debug for PemSource {
     }
 }
 
-/// The bytes of a PEM field; `file-error` if its file can't be read.
+/// The bytes of a PEM field with certificates; `file-error` if its file can't be read.
 pub(super) fn load_pem(source: &PemSource) -> Result<Zeroizing<Vec<u8>>, VpnError> {
-    match source {
-        PemSource::Text(text) => Ok(Zeroizing::new(text.as_bytes().to_vec())),
-        PemSource::File(path) => read_pem(path).map_err(|error| {
-            let message = format!("cannot read the PEM file {}: {error}", path.display());
-            VpnError::new(ErrorCode::FileError, message).caused_by(error)
-        }),
-    }
+    load(source, |_, _| Ok(()))
 }
 
-fn read_pem(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
+/// The bytes of a PEM field with a private key; `file-error` also if others may read its file.
+pub(super) fn load_pem_key(source: &PemSource) -> Result<Zeroizing<Vec<u8>>, VpnError> {
+    load(source, secrecy::check_key)
+}
+
+fn load(
+    source: &PemSource,
+    admit: impl FnOnce(&Path, &Metadata) -> Result<(), VpnError>,
+) -> Result<Zeroizing<Vec<u8>>, VpnError> {
+    let path = match source {
+        PemSource::Text(text) => return Ok(Zeroizing::new(text.as_bytes().to_vec())),
+        PemSource::File(path) => path,
+    };
+    let failed = |error: io::Error| {
+        let mut message = format!("cannot read the PEM file {}: {error}", path.display());
+        if error.kind() == io::ErrorKind::PermissionDenied && runs_as_root() {
+            // The daemon has given up root's right to read everything.
+            message.push_str(&format!("; it must be root's own: chown root {}", secrecy::quoted(path)));
+        }
+        VpnError::new(ErrorCode::FileError, message).caused_by(error)
+    };
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() || metadata.len() > PEM_LIMIT {
-        return Err(io::Error::other(format!("it is not a file of at most {PEM_LIMIT} bytes")));
+        return Err(failed(io::Error::other(format!("it is not a file of at most {PEM_LIMIT} bytes"))));
     }
+    admit(path, &metadata)?;
     // Room for all of it and one byte to see the end: no copy of a key is left behind by growing.
     let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len() as usize + 1));
-    file.take(metadata.len()).read_to_end(&mut bytes)?;
+    file.take(metadata.len()).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 
-/// A key that everybody may know.
+/// A key that everybody may know. No message repeats it: it may be the private one, put there by mistake.
 pub(super) fn public_key(field: &Field<'_>) -> Result<PublicKey, VpnError> {
-    field.parsed("must be a public key: 32 bytes in base64 (44 characters)")
+    let text = field.value().and_then(Value::as_str);
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| field.refuse_unseen("must be a public key: 32 bytes in base64 (44 characters)"))
 }
 
 /// A key that no message repeats.
@@ -390,6 +408,7 @@ mod tests {
             read(&json!(SECRET), private_key).unwrap_err(),
             read(&json!([SECRET]), private_key).unwrap_err(),
             read(&json!(format!("{SECRET} x")), token).unwrap_err(),
+            read(&json!(SECRET), public_key).unwrap_err(),
             read(&json!(format!("MIIB\n{SECRET}")), |field| pem(field, base)).unwrap_err(),
             read(&json!(format!("wss://me:{SECRET}@example.org/")), server_url).unwrap_err(),
             read(&json!(format!("https://me:{SECRET}@example.org/")), server_url).unwrap_err(),

@@ -18,7 +18,6 @@ use super::controller::{Bond, serve};
 use super::controllers::{Controllers, End};
 use super::message;
 use super::{Endpoint, Mode};
-use crate::config::load_from_file;
 use crate::control::{Activated, Hangup, ManagementSocket, ServiceManager, stdio};
 use crate::engine::Task;
 use crate::error::{ErrorCode, VpnError};
@@ -43,7 +42,7 @@ pub struct Daemon {
     /// Client or server.
     pub mode: Mode,
     /// The configuration of the VPN to run from the start on, if any.
-    pub config: Option<PathBuf>,
+    pub config: Option<Value>,
     /// Where controllers are.
     pub management: Management,
 }
@@ -82,7 +81,6 @@ impl Daemon {
     pub async fn run(self) -> Result<(), VpnError> {
         let controllers = Arc::new(Controllers::default());
         let stopped = stop_signal()?;
-        let config = self.config.as_deref().map(load_from_file).transpose()?;
         let base = std::env::current_dir().unwrap_or_default();
         let mut doors = Doors::open(self.management)?;
         let events = Events::new(Arc::clone(&controllers) as _);
@@ -91,7 +89,7 @@ impl Daemon {
         // under way.
         let parent = doors.parent_session(&endpoint, &controllers);
         let mut first_run = None;
-        if let Some(config) = config {
+        if let Some(config) = self.config {
             controllers.own_vpn();
             first_run = Some(begin(Arc::clone(&endpoint), config).await);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::{self, Judgement};
@@ -15,6 +15,7 @@ use super::port::Uplink;
 use super::reservation::Reservation;
 use super::running::Running;
 use super::source::{client_address, is_trusted};
+use super::strangers::Stranger;
 use crate::codec::close::CloseCode;
 use crate::codec::disconnect::DisconnectCode;
 use crate::codec::hello::{Accepted, AcceptedV6, ClientHello, Features, RejectCode, Rejection, VERSION};
@@ -23,7 +24,7 @@ use crate::engine::{Link, Meter, Order, Port, Seat, clock};
 use crate::network::delete_conntrack;
 use crate::packet::{Intake, Record};
 use crate::session::{AfterRefusal, Listening, Opened, Request, Session, Unconfirmed};
-use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, read_proxy_header, upgrade};
+use crate::transport::{Stream, UpgradeError, WebSocket, WebSocketError, read_proxy_header, upgrade_watched};
 use crate::tunnel::Tun;
 
 /// How long the peer of a refused connection has to answer our Close.
@@ -32,6 +33,12 @@ const CLOSE_WAIT: Duration = Duration::from_millis(500);
 /// How long a connection waits for the one that it takes the place of, so that packets keep their order: a round trip,
 /// unless the old way is dead.
 const HANDOVER: Duration = Duration::from_millis(250);
+
+/// How long a trusted proxy may take for its PROXY header, within the deadline of all: it has it ready.
+const PROXY_HEADER_TIME: Duration = Duration::from_secs(5);
+
+/// How long a first message may take behind the upgrade, within the same: clients send it at once.
+const FIRST_MESSAGE_TIME: Duration = Duration::from_secs(5);
 
 /// Orders that may wait for a link: the first ends it, so that more have no effect.
 const ORDERS: usize = 1;
@@ -69,17 +76,27 @@ pub(super) struct Place {
     pub(super) seat: Seat,
 }
 
-/// Serves one TCP connection to its end. `permit` counts it among the unconfirmed.
+/// Serves one TCP connection to its end. `stranger` counts it among the unconfirmed.
 pub(super) async fn serve(
     hub: Arc<Hub>,
     place: Place,
     tcp: std::net::TcpStream,
     from: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    mut stranger: Stranger,
 ) {
+    let must_go = stranger.must_go();
     // What is needed for the beginning or the end only has memory of its own: a task keeps its size.
-    let Some(running) = Box::pin(begin(&hub, &place, tcp, from, permit)).await else { return };
-    running.run().await;
+    let running = {
+        let beginning = Box::pin(begin(&hub, &place, tcp, from, stranger));
+        tokio::select! {
+            biased;
+            running = beginning => running,
+            () = must_go => return tracing::debug!(%from, "an unconfirmed connection is closed for others"),
+        }
+    };
+    if let Some(running) = running {
+        running.run().await;
+    }
 }
 
 /// From TCP to a session.
@@ -88,24 +105,35 @@ async fn begin(
     place: &Place,
     tcp: std::net::TcpStream,
     from: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    mut stranger: Stranger,
 ) -> Option<Box<Running>> {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let mut tcp = TcpStream::from_std(tcp)
         .inspect_err(|error| tracing::debug!(%from, %error, "a connection cannot be waited for"))
         .ok()?;
-    let from = peer(hub, &mut tcp, from, deadline).await?;
-    let upgraded = upgrade(tcp, hub.tls.as_ref(), &hub.upgrade, deadline)
+    let from = peer(hub, &mut tcp, from, deadline.min(Instant::now() + PROXY_HEADER_TIME)).await?;
+    if !is_trusted(from.ip(), &hub.config.trusted_proxies)
+        && let Err(refusal) = stranger.identify(from.ip())
+    {
+        tracing::debug!(%from, %refusal, "a connection is closed");
+        return None;
+    }
+    let upgraded = upgrade_watched(tcp, hub.tls.as_ref(), &hub.upgrade, deadline, || stranger.head_begins())
         .await
         .inspect_err(|error| tracing::debug!(%from, %error, "no tunnel came of a connection"))
         .ok()?;
     let source = client_address(from, &upgraded.forwarded_for, &hub.config.trusted_proxies);
     let source = SocketAddr::new(source, from.port());
     let mut websocket = upgraded.websocket;
+    if let Err(refusal) = stranger.identify(source.ip()) {
+        tracing::debug!(%source, %refusal, "a connection is closed");
+        websocket.close(CloseCode::TryAgainLater.as_u16(), "", CLOSE_WAIT).await;
+        return None;
+    }
     let handshake = Handshake { hub, place, source, deadline };
     match handshake.run(&mut websocket).await {
         Ok(up) => {
-            drop(permit);
+            stranger.confirmed();
             Some(Box::new(up.carry(hub, websocket)))
         }
         Err((error, code)) => {
@@ -176,7 +204,8 @@ impl Handshake<'_> {
     async fn request(&self, websocket: &mut Socket) -> Result<(Request, Reservation), Ended> {
         let mut listening = Listening::new(Arc::clone(&self.hub.keypair));
         loop {
-            let message = self.receive(websocket).await?;
+            let soon = self.deadline.min(Instant::now() + FIRST_MESSAGE_TIME);
+            let message = self.receive(websocket, soon).await?;
             let opened = {
                 let mut members = self.hub.members();
                 listening.handle_message(clock::now(), &mut rand::rng(), &mut members.replay, message)
@@ -217,7 +246,7 @@ impl Handshake<'_> {
         let answer = tokio::select! {
             answer = self.hub.questions.ask(self.source, question) => answer,
             // The client has nothing to say before it is answered; it has gone, or breaks the protocol.
-            early = self.receive(websocket) => {
+            early = self.receive(websocket, self.deadline) => {
                 early?;
                 let code = CloseCode::ProtocolError.as_u16();
                 return Err((Refused::Early, Some(code)));
@@ -278,7 +307,7 @@ impl Handshake<'_> {
         identity: Identity,
         reservation: Reservation,
     ) -> Result<Up, Ended> {
-        let message = self.receive(websocket).await?;
+        let message = self.receive(websocket, self.deadline).await?;
         // What stands behind the confirmation in its message is short, and rare.
         let mut behind = Vec::new();
         let session = unconfirmed
@@ -314,8 +343,8 @@ impl Handshake<'_> {
         Ok(Up { session, peer, port, orders })
     }
 
-    async fn receive<'w>(&self, websocket: &'w mut Socket) -> Result<&'w mut [u8], Ended> {
-        match timeout_at(self.deadline, websocket.recv()).await {
+    async fn receive<'w>(&self, websocket: &'w mut Socket, deadline: Instant) -> Result<&'w mut [u8], Ended> {
+        match timeout_at(deadline, websocket.recv()).await {
             Ok(Ok(message)) => Ok(message),
             Ok(Err(error)) => {
                 let code = error.close_code();

@@ -22,6 +22,7 @@ mod running;
 mod serve;
 mod source;
 mod state_file;
+mod strangers;
 mod table;
 
 use std::sync::{Arc, Mutex, PoisonError};

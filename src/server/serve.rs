@@ -1,5 +1,6 @@
 //! Sets a server up, runs it, and takes it down.
 
+use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,29 +9,30 @@ use std::time::Duration;
 use futures_util::future::select_all;
 use ipnet::IpNet;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::connection::{self, Place};
 use super::hub::Hub;
 use super::port::Downlink;
+use super::strangers::{Stranger, Strangers};
 use super::{GOODBYE, Shared};
 use crate::config::ServerConfig;
-use crate::engine::{Lane, Task, pump};
+use crate::engine::{Lane, Task, clock, pump};
 use crate::error::{ErrorCode, VpnError};
 use crate::network::{Guard, HostChanges, Netlink};
 use crate::report::{ConnectionState, Events, LogLevel, Status, timestamp};
 use crate::session::registry::Auth;
-use crate::transport::Listener;
+use crate::transport::{Descriptors, Listener, raise_descriptor_limit};
 use crate::tunnel::{Tun, TunConfig, TunError};
-
-/// Connections that may be between TCP and a confirmed session. Each holds a few KiB; a flood of
-/// them gets no more than this, and none for longer than the handshake timeout.
-const UNCONFIRMED: usize = 1024;
 
 /// After a failed `accept` (no descriptors left, say), the listener rests this long.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// How long it rests where descriptors are short and a stranger's has been freed for the one that has come: a
+/// hundred a second are let in so, and the rest of the time is for the sessions.
+const SHED_REST: Duration = Duration::from_millis(10);
 
 /// A VPN that serves.
 pub(super) struct Serving {
@@ -42,6 +44,7 @@ pub(super) struct Serving {
 impl Serving {
     /// Sets everything up and begins to serve; on failure the host is as before.
     pub(super) async fn start(config: ServerConfig, shared: &Arc<Shared>) -> Result<Self, VpnError> {
+        raise_descriptor_limit();
         let tls = config.server_tls()?;
         let netlink = Netlink::open()?;
         netlink.check_subnet(config.subnet.net().into(), None)?;
@@ -273,7 +276,8 @@ async fn run(
 
 /// Accepts for ever.
 async fn accept(hub: &Arc<Hub>, data: &Data, listener: &Listener, connections: &mut JoinSet<()>) {
-    let unconfirmed = Arc::new(Semaphore::new(UNCONFIRMED));
+    let strangers = Strangers::new(&hub.config, data.lanes.len(), hub.events.clone());
+    let mut descriptors = Descriptors::default();
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -284,18 +288,40 @@ async fn accept(hub: &Arc<Hub>, data: &Data, listener: &Listener, connections: &
             }
         };
         match accepted {
-            Ok((tcp, from)) => {
-                failing = false;
-                match Arc::clone(&unconfirmed).try_acquire_owned() {
-                    Ok(permit) => begin(hub, data, connections, (tcp, from), permit),
-                    Err(_) => tracing::debug!(%from, "too many unconfirmed connections; this one is closed"),
+            Ok((tcp, from)) if descriptors.are_short(clock::now(), connections.len() + 1) => {
+                if strangers.shed_oldest() {
+                    let_in(hub, data, connections, (tcp, from), &strangers);
+                    sleep(SHED_REST).await;
+                } else {
+                    drop(tcp);
+                    accept_failed(hub, "too many files are open", &mut failing);
+                    sleep(ACCEPT_REST).await;
                 }
             }
+            Ok(connection) => {
+                failing = false;
+                let_in(hub, data, connections, connection, &strangers);
+            }
             Err(error) => {
+                strangers.shed_oldest();
                 accept_failed(hub, &error, &mut failing);
                 sleep(ACCEPT_REST).await;
             }
         }
+    }
+}
+
+/// Serves a connection, unless its source or all of them have too many.
+fn let_in(
+    hub: &Arc<Hub>,
+    data: &Data,
+    connections: &mut JoinSet<()>,
+    (tcp, from): (TcpStream, SocketAddr),
+    strangers: &Arc<Strangers>,
+) {
+    match strangers.enter(from.ip()) {
+        Ok(stranger) => begin(hub, data, connections, (tcp, from), stranger),
+        Err(refusal) => tracing::debug!(%from, %refusal, "a connection is closed"),
     }
 }
 
@@ -305,14 +331,14 @@ fn begin(
     data: &Data,
     connections: &mut JoinSet<()>,
     (tcp, from): (TcpStream, SocketAddr),
-    permit: OwnedSemaphorePermit,
+    stranger: Stranger,
 ) {
     let Some((lane, queue)) = data.least_loaded() else { return };
     // It is the lane's runtime that waits for it from now on.
     match tcp.into_std() {
         Ok(tcp) => {
             let place = Place { queue: Arc::clone(queue), seat: lane.seat() };
-            let serve = connection::serve(Arc::clone(hub), place, tcp, from, permit);
+            let serve = connection::serve(Arc::clone(hub), place, tcp, from, stranger);
             drop(connections.spawn_on(serve, lane.runtime()));
         }
         Err(error) => tracing::debug!(%from, %error, "a connection cannot be handed over"),
@@ -320,7 +346,7 @@ fn begin(
 }
 
 /// Says once that connections cannot be accepted.
-fn accept_failed(hub: &Hub, error: &io::Error, failing: &mut bool) {
+fn accept_failed(hub: &Hub, error: impl Display, failing: &mut bool) {
     if !std::mem::replace(failing, true) {
         let message =
             format!("new connections cannot be accepted: {error}; raise the limit of open files (ulimit -n)");

@@ -27,6 +27,7 @@
 pub mod client;
 pub mod comeback;
 pub mod error;
+pub mod gate;
 pub mod keepalive;
 pub mod reconnect;
 pub mod registry;

@@ -21,7 +21,7 @@ use super::frame::{self, CONTROL_MAX, ControlFrame, HEADER_MAX, Header, Kind, Ro
 pub(super) const IDLE_BUFFER: usize = 4 * 1024;
 
 /// Up to where a buffer grows for speed alone: beyond it fewer system calls no longer show. A peer whose
-/// messages are still limited to a hello gets no more than two of those.
+/// messages are still limited to a hello gets no more than one of those.
 const BUSY_BUFFER: usize = 64 * 1024;
 
 /// How many frames one message may come in (PROTOCOL §1).
@@ -270,7 +270,7 @@ impl Assembly {
     /// frame goes that has been announced and keeps coming.
     fn grow(&mut self, need: usize) {
         let doubled = self.data.len() * 2;
-        let busy = BUSY_BUFFER.min(2 * self.limit);
+        let busy = BUSY_BUFFER.min(self.limit + HEADER_MAX + CONTROL_MAX);
         let target = doubled.min(busy.max(self.end + need)).max(IDLE_BUFFER);
         if target > self.data.len() {
             self.data.reserve_exact(target - self.data.len());

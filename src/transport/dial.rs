@@ -157,7 +157,7 @@ async fn establish(
     };
     let request = request_upgrade(endpoint, &mut stream, server);
     let head = timeout_at(deadline, request).await.map_err(|_| timed_out(DialPhase::Upgrade))??;
-    Ok((WebSocket::client(stream, head.leftover()).shrinking_stream(), local))
+    Ok((WebSocket::client(stream, head.leftover()).on_stream(), local))
 }
 
 async fn secure(

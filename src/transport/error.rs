@@ -145,7 +145,7 @@ pub enum PemFault {
     Encrypted,
     /// Not PEM after all.
     #[error("is not valid PEM: {0}")]
-    Malformed(rustls::pki_types::pem::Error),
+    Malformed(&'static str),
     /// PEM around something unusable.
     #[error("cannot be used: {0}")]
     Unusable(rustls::Error),

@@ -19,7 +19,7 @@ pub(super) const SUBPROTOCOL: &str = "smartvpn.v1";
 /// What our requests call themselves.
 pub(super) const USER_AGENT: &str = concat!("smartvpn/", env!("CARGO_PKG_VERSION"));
 
-/// How much is read at a time.
+/// How much is read at first, or looked at a time.
 const CHUNK: usize = 1024;
 
 /// Why no head came.
@@ -89,11 +89,25 @@ impl Head {
             if self.bytes.len() >= HEAD_LIMIT {
                 return Err(HeadError::TooLong);
             }
-            self.bytes.reserve(CHUNK);
-            if stream.read_buf(&mut self.bytes).await.map_err(HeadError::Io)? == 0 {
-                return Err(HeadError::Closed);
-            }
+            self.read_more(stream).await?;
         }
+    }
+
+    /// Reads its first bytes.
+    pub(super) async fn begin<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Result<(), HeadError> {
+        self.read_more(stream).await
+    }
+
+    async fn read_more<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Result<(), HeadError> {
+        if self.bytes.len() == self.bytes.capacity() {
+            // Exactly: a head that is nearly too long must not be given room for two.
+            let target = (2 * self.bytes.len()).clamp(CHUNK, HEAD_LIMIT);
+            self.bytes.reserve_exact(target.saturating_sub(self.bytes.len()));
+        }
+        if stream.read_buf(&mut self.bytes).await.map_err(HeadError::Io)? == 0 {
+            return Err(HeadError::Closed);
+        }
+        Ok(())
     }
 
     /// As [`Self::read`], but leaves what is behind the head in the socket.

@@ -12,6 +12,7 @@
 
 mod assembly;
 mod connect;
+mod descriptors;
 mod dial;
 mod dial_error;
 mod error;
@@ -39,6 +40,7 @@ mod url;
 mod websocket;
 mod wire;
 
+pub use self::descriptors::{Descriptors, raise_descriptor_limit};
 pub use self::dial::{DialOptions, Dialed, dial};
 pub use self::dial_error::{DialError, DialPhase, ProxyFault, TlsFault};
 pub use self::error::{
@@ -54,7 +56,7 @@ pub use self::stream::Stream;
 pub use self::tls::{ClientTls, ServerTls};
 pub use self::tls_stream::TlsStream;
 pub use self::trust::PinnedCertificate;
-pub use self::upgrade::{UpgradeOptions, Upgraded, upgrade};
+pub use self::upgrade::{UpgradeOptions, Upgraded, upgrade, upgrade_watched};
 pub use self::url::Endpoint;
 pub use self::websocket::{HANDSHAKE_MESSAGE_LIMIT, SESSION_MESSAGE_LIMIT, WebSocket};
 pub use self::wire::{MessageCost, Wire, WireGuard};

@@ -47,6 +47,13 @@ impl Stream {
             stream.shrink();
         }
     }
+
+    /// Lets TLS have buffers for speed: the peer is no stranger any more.
+    pub(super) fn widen(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.widen();
+        }
+    }
 }
 
 impl AsyncRead for Stream {

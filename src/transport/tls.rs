@@ -76,7 +76,7 @@ impl ServerTls {
     }
 
     pub(super) async fn accept(&self, tcp: PacedTcp) -> io::Result<Stream> {
-        Ok(Stream::Tls(Box::new(TlsStream::accept(Arc::clone(&self.config), tcp).await?)))
+        Ok(Stream::Tls(Box::new(TlsStream::accept(Arc::clone(&self.config), tcp).await?.frugal())))
     }
 }
 
@@ -162,7 +162,7 @@ fn alpn() -> Vec<Vec<u8>> {
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemFault> {
     let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(PemFault::Malformed)?;
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| malformed(&error))?;
     if chain.is_empty() { Err(PemFault::Missing("CERTIFICATE")) } else { Ok(chain) }
 }
 
@@ -172,8 +172,21 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, PemFault> {
         match error {
             _ if pem.windows(encrypted.len()).any(|part| part == encrypted) => PemFault::Encrypted,
             pem::Error::NoItemsFound => PemFault::Missing("PRIVATE KEY"),
-            error => PemFault::Malformed(error),
+            error => malformed(&error),
         }
+    })
+}
+
+/// In our words: the library's repeat the line at fault, which is a whole key where its line ends are lost.
+fn malformed(error: &pem::Error) -> PemFault {
+    PemFault::Malformed(match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no -----END line",
+        pem::Error::IllegalSectionStart { .. } => {
+            "a -----BEGIN line is not whole, or not alone in its line: are the line ends lost?"
+        }
+        pem::Error::Base64Decode(_) => "what stands between -----BEGIN and -----END is not base64",
+        pem::Error::NoItemsFound => "it has no section that is known",
+        _ => "it cannot be read",
     })
 }
 

@@ -118,6 +118,17 @@ impl<S> TlsStream<S> {
         self.writer.shrink();
     }
 
+    /// Takes no more memory than one record until [`Self::widen`]: for the connection of a stranger.
+    pub fn frugal(mut self) -> Self {
+        self.reader.set_frugal(true);
+        self
+    }
+
+    /// Buffers grow for speed again.
+    pub fn widen(&mut self) {
+        self.reader.set_frugal(false);
+    }
+
     /// Bytes held by the buffers.
     pub fn memory(&self) -> usize {
         self.reader.memory() + self.writer.memory()

@@ -17,6 +17,12 @@ use super::http::{self, Answer, HEADER_COUNT_LIMIT, Head, HeadError, SUBPROTOCOL
 use super::paced::PacedTcp;
 use super::{CongestionControl, ServerTls, Stream, UpgradeError, WebSocket, socket};
 
+/// How long TLS's handshake may take, within the deadline of all: four round trips on the worst of paths.
+const TLS_TIME: Duration = Duration::from_secs(5);
+
+/// How long the HTTP head may take from then on, within the same.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+
 /// How long an answer that ends the connection is given to arrive.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -52,17 +58,34 @@ pub async fn upgrade(
     options: &UpgradeOptions,
     deadline: Instant,
 ) -> Result<Upgraded, UpgradeError> {
+    upgrade_watched(tcp, tls, options, deadline, || {}).await
+}
+
+/// As [`upgrade`], and says by `head_begins` when the first bytes of the head have come: until then a connection
+/// holds 18 KiB at the most, from then on 40 KiB.
+pub async fn upgrade_watched(
+    tcp: TcpStream,
+    tls: Option<&ServerTls>,
+    options: &UpgradeOptions,
+    deadline: Instant,
+    head_begins: impl FnOnce(),
+) -> Result<Upgraded, UpgradeError> {
     socket::configure(&tcp, options.congestion);
     let tcp = PacedTcp::new(tcp, options.congestion);
     let mut stream = match tls {
         None => Stream::Plain(tcp),
         Some(tls) => {
-            let accepted = timeout_at(deadline, tls.accept(tcp)).await;
+            let accepted = timeout_at(deadline.min(Instant::now() + TLS_TIME), tls.accept(tcp)).await;
             accepted.map_err(|_| UpgradeError::Timeout)?.map_err(UpgradeError::Tls)?
         }
     };
     let mut head = Head::default();
-    let decision = match timeout_at(deadline, head.read(&mut stream, begins_request)).await {
+    let reading = async {
+        head.begin(&mut stream).await?;
+        head_begins();
+        head.read(&mut stream, begins_request).await
+    };
+    let decision = match timeout_at(deadline.min(Instant::now() + HEAD_TIME), reading).await {
         Ok(Ok(())) => decide(head.head(), options),
         Ok(Err(HeadError::TooLong)) => Err(Answer::new(431, "the request's head is over 16 KiB")),
         Ok(Err(HeadError::NotHttp)) => Err(Answer::new(400, "this is not HTTP/1.1")),
@@ -81,7 +104,7 @@ pub async fn upgrade(
         Ok(upgrade) => {
             within(deadline, write(&mut stream, upgrade.answer.as_bytes())).await?;
             Ok(Upgraded {
-                websocket: WebSocket::server(stream, head.leftover()).shrinking_stream(),
+                websocket: WebSocket::server(stream, head.leftover()).on_stream(),
                 forwarded_for: upgrade.forwarded_for,
                 offered_protocol: upgrade.offered_protocol,
             })

@@ -53,6 +53,8 @@ pub struct WebSocket<S> {
     stream: S,
     /// What [`Self::shrink`] does to the stream.
     shrink_stream: fn(&mut S),
+    /// What a message limit above the handshake's does to it.
+    widen_stream: fn(&mut S),
     role: Role,
     assembly: Assembly,
     reading: Reading,
@@ -68,9 +70,9 @@ pub struct WebSocket<S> {
 }
 
 impl WebSocket<Stream> {
-    /// Lets [`Self::shrink`] reach TLS.
-    pub(super) fn shrinking_stream(self) -> Self {
-        Self { shrink_stream: Stream::shrink, ..self }
+    /// Lets [`Self::shrink`] and [`Self::set_message_limit`] reach TLS.
+    pub(super) fn on_stream(self) -> Self {
+        Self { shrink_stream: Stream::shrink, widen_stream: Stream::widen, ..self }
     }
 
     /// Drops the connection without a word, and what is still to be sent with it.
@@ -101,6 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         Self {
             stream,
             shrink_stream: |_| {},
+            widen_stream: |_| {},
             role,
             assembly: Assembly::new(role, HANDSHAKE_MESSAGE_LIMIT, leftover),
             reading: Reading::Open,
@@ -116,6 +119,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// from the next frame on that is looked at.
     pub fn set_message_limit(&mut self, bytes: usize) {
         self.assembly.set_limit(bytes);
+        if bytes > HANDSHAKE_MESSAGE_LIMIT {
+            (self.widen_stream)(&mut self.stream);
+        }
     }
 
     /// Reads until a whole binary message is there; answers Pings and Close on the way, as far as the

@@ -177,6 +177,11 @@ export class Controller {
     await this.closed;
   }
 
+  /** Goes without a word. */
+  abandon() {
+    this.#output.destroy();
+  }
+
   /** Stops reading. */
   pause() {
     this.#output.pause();

@@ -57,28 +57,39 @@ export class ServerProcess {
   #host;
   #file;
   #listenAddr;
+  #spawned;
   #child;
 
-  /** Starts one on the site's server host, which the site closes at the end of the test. */
-  static async start(site, config) {
+  /**
+   * Starts one on the site's server host, which the site closes at the end of the test. `spawned` is told the id of each
+   * process before it has done anything.
+   */
+  static async start(site, config, { spawned = () => {} } = {}) {
     const settings = serverConfig(config);
-    const server = new ServerProcess(site.server, settings.listenAddr);
+    const server = new ServerProcess(site.server, settings.listenAddr, spawned);
     await write(site.server, server.#file, JSON.stringify(settings));
     site.adopt(server);
     await server.start();
     return server;
   }
 
-  constructor(host, listenAddr) {
+  constructor(host, listenAddr, spawned) {
     this.#host = host;
     this.#file = `${FOLDER}/server.json`;
     this.#listenAddr = listenAddr;
+    this.#spawned = spawned;
+  }
+
+  /** The daemon's process: what enters the host's namespaces becomes it. */
+  get pid() {
+    return this.#child.pid;
   }
 
   /** Starts it, and resolves with the moment at which it listens. */
   start() {
     const argv = [DAEMON, '--config', this.#file, '--mode', 'server'];
     this.#child = this.#host.spawn(argv, { stdio: ['ignore', 'ignore', 'pipe'] });
+    this.#spawned(this.#child.pid);
     this.#child.stderr.setEncoding('utf8').on('data', (text) => (this.stderr += text));
     return untilListening(this.#host, this.#listenAddr, this.#child, () => `no server: ${this.stderr}`);
   }

@@ -3,6 +3,7 @@
 const { X509Certificate, createPrivateKey } = require('node:crypto');
 const { readFileSync, statSync } = require('node:fs');
 
+const { commandLine } = require('../shell.js');
 const { check } = require('./result.js');
 
 const PEM_START = '-----BEGIN';
@@ -68,7 +69,10 @@ function checkCertificate({ tlsCert, tlsKey }, now) {
       ),
     );
   }
-  if (isOpen(tlsKey)) results.push(warn(`${tlsKey} can be read by others`, `chmod 600 ${tlsKey}`));
+  if (isOpen(tlsKey)) {
+    const command = commandLine(['chmod', '600', tlsKey], { root: true });
+    results.push(fail(`${tlsKey} can be read by others, and is refused`, command));
+  }
   return results;
 
   function pathOf(text) {
@@ -105,8 +109,11 @@ function readPem(text) {
   return text.startsWith(PEM_START) ? text : readFileSync(text, 'utf8');
 }
 
+/** Whether a server refuses the key file: root's may be readable by a group. */
 function isOpen(text) {
-  return !text.startsWith(PEM_START) && (statSync(text).mode & 0o077) !== 0;
+  if (text.startsWith(PEM_START)) return false;
+  const { mode, uid } = statSync(text);
+  return (mode & (uid === 0 ? 0o037 : 0o077)) !== 0;
 }
 
 module.exports = { checkCertificate, checkValidity, readPem, subjectNames };

@@ -94,6 +94,13 @@ impl Buffer {
         }
     }
 
+    /// Gives back the memory beyond what is held.
+    pub(super) fn fit(&mut self) {
+        self.move_to_front();
+        self.data.truncate(self.end);
+        self.data.shrink_to_fit();
+    }
+
     /// Gives the memory back, if nothing is held.
     pub(super) fn shrink(&mut self) {
         if self.is_empty() {

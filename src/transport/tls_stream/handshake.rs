@@ -18,8 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::buffer::Buffer;
 use super::record::{self, RECORD_MAX};
 
-/// What may wait to be understood: rustls takes no message over 64 KiB, in however many records.
+/// What may wait to be understood at a client: rustls takes no message over 64 KiB, in however many records.
 const INPUT_MAX: usize = 64 * 1024 + 2 * RECORD_MAX;
+
+/// The same at a server, whose clients are strangers: a ClientHello with a post-quantum key, and all that browsers
+/// put into one, is 2 KiB.
+const SERVER_INPUT_MAX: usize = 8 * 1024;
 
 /// How much is read at a time, at least.
 const READ: usize = 2 * 1024;
@@ -74,6 +78,9 @@ impl Kernel {
 pub(super) trait Side {
     type Data;
 
+    /// What may wait to be understood, in bytes.
+    const INPUT: usize;
+
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
     fn state(&self) -> &CommonState;
     fn finish(self) -> Result<(ExtractedSecrets, Kernel), Error>;
@@ -81,6 +88,8 @@ pub(super) trait Side {
 
 impl Side for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+
+    const INPUT: usize = INPUT_MAX;
 
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
@@ -97,6 +106,8 @@ impl Side for UnbufferedClientConnection {
 
 impl Side for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+
+    const INPUT: usize = SERVER_INPUT_MAX;
 
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
@@ -146,11 +157,12 @@ where
             Ok(Step::Send) => {
                 io.write_all(&output).await?;
                 io.flush().await?;
-                output.clear();
+                // Given back: the peer may take its time now.
+                output = Vec::new();
             }
             Ok(Step::Receive) => {
                 while !incoming.show_more() {
-                    incoming.read(io).await?;
+                    incoming.read(io, T::INPUT).await?;
                 }
             }
             Ok(Step::Finished) => break,
@@ -268,12 +280,13 @@ impl Incoming {
         }
     }
 
-    async fn read<S: AsyncRead + Unpin>(&mut self, io: &mut S) -> io::Result<()> {
-        if self.buffer.len() >= INPUT_MAX {
+    async fn read<S: AsyncRead + Unpin>(&mut self, io: &mut S, most: usize) -> io::Result<()> {
+        let room = most.saturating_sub(self.buffer.len());
+        if room == 0 {
             return Err(failed(InvalidMessage::HandshakePayloadTooLarge.into()));
         }
         let read = poll_fn(|cx| {
-            let mut room = ReadBuf::new(self.buffer.room(READ));
+            let mut room = ReadBuf::new(self.buffer.room(READ.min(room)));
             Pin::new(&mut *io).poll_read(cx, &mut room).map_ok(|()| room.filled().len())
         });
         match read.await? {

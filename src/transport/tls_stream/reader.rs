@@ -52,6 +52,8 @@ pub(super) enum Progress {
 
 pub(super) struct Reader {
     input: Buffer,
+    /// It has one record's memory at the most, and is slower for that.
+    is_frugal: bool,
     /// The last read left no room: there is more to be had than the buffer takes.
     overfull: bool,
     opener: Opener,
@@ -68,6 +70,7 @@ impl Reader {
     pub(super) fn new(opener: Opener, input: Buffer) -> Self {
         Self {
             input,
+            is_frugal: false,
             overfull: false,
             opener,
             leftover: Buffer::default(),
@@ -75,6 +78,11 @@ impl Reader {
             idle: 0,
             reading: Reading::Open,
         }
+    }
+
+    /// Whether it has one record's memory at the most.
+    pub(super) fn set_frugal(&mut self, is_frugal: bool) {
+        self.is_frugal = is_frugal;
     }
 
     /// Gives memory back.
@@ -119,13 +127,16 @@ impl Reader {
             self.overfull = count == PROBE;
             return Poll::Ready(Ok(count));
         }
-        if self.overfull {
+        if self.overfull && !self.is_frugal {
             self.input.grow(INPUT_MAX.min(2 * self.input.capacity()));
         }
         self.input.move_to_front();
         // At least what the record lacks that is there in part.
         let whole = record::first_length(self.input.bytes()).unwrap_or_default();
         let least = whole.saturating_sub(self.input.len()).max(1);
+        if self.is_frugal {
+            self.input.grow(self.input.len() + least);
+        }
         let room = self.input.room(least);
         let size = room.len();
         let mut room = ReadBuf::new(room);
@@ -148,7 +159,13 @@ impl Reader {
             let count = self.leftover.len().min(out.remaining());
             out.put_slice(&self.leftover.bytes()[..count]);
             self.leftover.consume(count);
-            return Ok(if self.leftover.is_empty() { Progress::Some } else { Progress::Full });
+            if !self.leftover.is_empty() {
+                return Ok(Progress::Full);
+            }
+            if self.is_frugal {
+                self.leftover.shrink();
+            }
+            return Ok(Progress::Some);
         }
         match &self.reading {
             Reading::Open => {}
@@ -198,6 +215,9 @@ impl Reader {
             _ => return Err(record::unexpected(kind)),
         };
         self.input.consume(consumed);
+        if !fits && self.is_frugal {
+            self.input.fit();
+        }
         Ok(progress)
     }
 
@@ -233,6 +253,16 @@ impl Reader {
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             if length > HANDSHAKE_MAX {
                 return Err(InvalidMessage::HandshakePayloadTooLarge.into());
+            }
+            if matches!(kernel, Kernel::Server(_)) {
+                // The only one that a server takes, and it is short: nothing else is gathered.
+                match HandshakeType::from(kind) {
+                    HandshakeType::KeyUpdate if length > 1 => {
+                        return Err(InvalidMessage::InvalidKeyUpdate.into());
+                    }
+                    HandshakeType::KeyUpdate => {}
+                    kind => return Err(inappropriate(kind)),
+                }
             }
             let Some((body, behind)) = behind.split_at_checked(length) else { break };
             rest = behind;
@@ -277,11 +307,15 @@ impl Reader {
             {
                 Ok(false)
             }
-            (kind, _) => Err(Error::InappropriateHandshakeMessage {
-                expect_types: vec![HandshakeType::KeyUpdate, HandshakeType::NewSessionTicket],
-                got_type: kind,
-            }),
+            (kind, _) => Err(inappropriate(kind)),
         }
+    }
+}
+
+fn inappropriate(kind: HandshakeType) -> Error {
+    Error::InappropriateHandshakeMessage {
+        expect_types: vec![HandshakeType::KeyUpdate, HandshakeType::NewSessionTicket],
+        got_type: kind,
     }
 }
 
