@@ -740,7 +740,7 @@ export class VpnServer extends VpnController {
 
   /**
    * Makes an invite: a URL with which whoever has it can register a key of their own, by `VpnClient.join()` or
-   * `npx smartvpn join`. It is good where `auth` is `'registered'`.
+   * `npx smartvpn join`.
    *
    * @throws {VpnError} `not-running`; `invalid-argument` with the option's name, also if there is neither `serverUrl`
    *   nor the configuration's `publicUrl`
@@ -800,7 +800,7 @@ export interface IVpnClientRegistration {
   expiresAt?: string;
 
   /**
-   * How many sessions it may have at once. With 1, a new connection takes the place of the one before.
+   * How many sessions it may have at once, 1–32. With 1, a new connection takes the place of the one before.
    *
    * @default 1
    */
@@ -827,18 +827,18 @@ export type IVpnClientChanges = {
 
 /** Options of `createInvite()`. */
 export interface IVpnInviteOptions {
-  /** What the server is to call the client. */
+  /** What the server is to call a client that does not name itself. */
   name?: string;
 
   /**
-   * How long the invite is good, in seconds.
+   * How long the invite is good, in seconds: 60–31,536,000.
    *
    * @default 86400
    */
   expiresInSecs?: number;
 
   /**
-   * How many clients may join with it.
+   * How many clients may join with it, 1–1,000.
    *
    * @default 1
    */
@@ -865,7 +865,7 @@ export interface IVpnInvite {
 
 /** What a server asks its `authenticate` about. */
 export interface IVpnAuthenticateRequest {
-  /** The client's, if it has a key; it has proved to hold the private one. */
+  /** The client's, if it has a key. It is let in only if it then proves to hold the private one. */
   publicKey?: string;
 
   /** The client's `token`, if it has one. */
@@ -901,7 +901,6 @@ export interface IVpnAuthenticated {
   /** As in {@link IVpnClientRegistration}. */
   rateLimitBytesPerSec?: number;
   burstBytes?: number;
-  expiresAt?: string;
   maxSessions?: number;
 }
 
@@ -973,8 +972,8 @@ export interface IVpnServerConfig {
   defaultBurstBytes?: number;
 
   /**
-   * Who may connect: `'open'` whoever knows the public key; `'registered'` the `clients`, those of `addClient()` and of
-   * invites; `'callback'` whoever `authenticate` lets in.
+   * Who may connect: `'registered'` the `clients`, those of `addClient()` and of invites; `'open'` also whoever else
+   * knows the public key; `'callback'` also whom `authenticate` lets in.
    *
    * @default 'callback' with `authenticate`, else 'registered' with `clients` (an empty list too), else 'open'
    */
@@ -985,8 +984,8 @@ export interface IVpnServerConfig {
 
   /**
    * Decides who a client is and whether it may connect. Only for a server in this process (`inprocess`); elsewhere
-   * `invalid-config`. Asked at each connection that does not resume a session, when the client has proved to hold its
-   * key, if it has one. At most 64 questions are open at once, and 4 of one address; beyond, clients are told
+   * `invalid-config`. Asked at each connection that does not resume a session and whose key, if it has one, is not
+   * registered. At most 64 questions are open at once, and 4 of one address; beyond, clients are told
    * `server-full`. Throwing means no, and emits a `warning`; so does taking longer than `authenticateTimeoutMs`.
    */
   authenticate?: (
@@ -994,7 +993,7 @@ export interface IVpnServerConfig {
   ) => TVpnAuthenticateResult | undefined | void | Promise<TVpnAuthenticateResult | undefined | void>;
 
   /**
-   * How long `authenticate` may take, in milliseconds.
+   * How long `authenticate` may take, in milliseconds: 100–9,000.
    *
    * @default 5000
    */

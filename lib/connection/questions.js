@@ -49,7 +49,7 @@ class Questions {
   }
 
   abortAll() {
-    for (const id of [...this.#open.keys()]) this.abort(id);
+    for (const id of this.#open.keys()) this.abort(id);
   }
 }
 

@@ -22,7 +22,7 @@ Prints a URL, and on a terminal its QR code. Whoever has the URL can join with
 `,
   positionals: [],
   options: {
-    name: { value: 'LABEL', help: 'What the server is to call the client' },
+    name: { value: 'LABEL', help: 'What to call a client that does not name itself' },
     expires: { value: 'TIME', help: 'How long it is good: seconds, or as 30m, 12h, 7d (default: 1d)' },
     uses: { value: 'N', help: 'How many clients may join with it (default: 1)' },
     url: { value: 'URL', help: "The server's, as wss://vpn.example.com/ (default: its publicUrl)" },

@@ -1,14 +1,10 @@
 'use strict';
 
-const { hostname } = require('node:os');
 const { resolve } = require('node:path');
 
 const { VpnClient } = require('../../client.js');
 const { UsageError } = require('../exit-codes.js');
 const { commandLine } = require('../shell.js');
-
-/** What a server takes as a client's label; the host's name is left out if it is none. */
-const LABEL = /^[\w.-]{1,64}$/;
 
 /** More than the longest invite, in characters. */
 const MAX_INPUT = 16 * 1024;
@@ -25,15 +21,14 @@ standard input, and so stands neither in the shell's history nor in the list of 
   positionals: [{ name: 'URL', help: 'the invite, vpn://…; or -' }],
   options: {
     config: { value: 'FILE', help: 'The configuration to write (default: client.json)' },
-    name: { value: 'LABEL', help: "What the client calls itself (default: the host's name)" },
+    name: { value: 'LABEL', help: 'What the client calls itself (default: what the invite says)' },
   },
 
   async run({ stdin, stdout, stderr }, { values, positionals: [argument] }) {
     const file = values.config ?? 'client.json';
     if (file === '') throw new UsageError('--config needs a path.');
-    const name = values.name ?? (LABEL.test(hostname()) ? hostname() : undefined);
     const url = argument === '-' ? await readInvite(stdin, stderr) : argument;
-    const { serverUrl } = await VpnClient.join(url, { configPath: file, name });
+    const { serverUrl } = await VpnClient.join(url, { configPath: file, name: values.name });
 
     const here = commandLine(['smartvpn', 'up', file], { root: true });
     if (values.json) {
