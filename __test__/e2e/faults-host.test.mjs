@@ -198,7 +198,8 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
     ['proxy', 'https://proxy.test:3128', 'http://'],
     ['proxy', 'socks5://proxy.test:1080', 'http://'],
     ['proxy', 'http://proxy.test', 'port'],
-    ['token', 'x'],
+    ['token', 'two words'],
+    ['privateKey', 'not a key', '32 bytes'],
   ]) {
     it(`of a client: ${path} = ${JSON.stringify(value)}`, async () => {
       const key = path.replace(/\[.*/, '');
@@ -233,7 +234,18 @@ describe('a configuration that is wrong', { skip: requires() }, () => {
     ['trustedProxies[0]', ['nonsense']],
     ['proxyProtocol', true, 'trustedProxies'],
     ['enableNAT', true, 'enableNat'],
-    ['auth', 'open'],
+    ['auth', 'closed', '"open"'],
+    ['authenticate', true, 'function'],
+    ['clients[0].id', [{ id: 'a b', publicKey: keypair().publicKey }]],
+    [
+      'clients[0].assignedIp',
+      [{ id: 'a', publicKey: keypair().publicKey, assignedIp: '10.9.0.2' }],
+      '10.8.0.254',
+    ],
+    ['clients', { a: 1 }, 'list'],
+    ['authenticateTimeoutMs', 99, '100'],
+    ['publicUrl', 'https://vpn.test/', 'wss://'],
+    ['handshakesPerSecond', 0, '1'],
   ]) {
     it(`of a server: ${path} = ${JSON.stringify(value)}`, async () => {
       const key = path.replace(/\[.*/, '');

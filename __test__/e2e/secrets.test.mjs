@@ -39,10 +39,14 @@ for (const transport of ['inprocess', 'stdio', 'socket']) {
       const password = randomBytes(12).toString('hex');
       const token = randomBytes(12).toString('hex');
       const keys = keypair();
+      const clientKeys = keypair();
       const { certificate, key } = authority.issue([SERVER.address]);
-      const config = serverConfig({ ...keys, tlsCert: certificate, tlsKey: key });
+      const clients = [{ id: 'one', publicKey: clientKeys.publicKey }];
+      const config = serverConfig({ ...keys, tlsCert: certificate, tlsKey: key, clients });
       const mine = clientConfig({
         serverPublicKey: keys.publicKey,
+        privateKey: clientKeys.privateKey,
+        token,
         reconnect: { baseDelayMs: 100, maxDelayMs: 200 },
       });
       const told = [];
@@ -63,7 +67,11 @@ for (const transport of ['inprocess', 'stdio', 'socket']) {
       await fails(server.vpn.start({ ...config, tlsKey: key.replaceAll('\n', ' ') }));
       await fails(server.vpn.start({ ...config, privatekey: keys.privateKey }));
       await server.vpn.start(config);
-      await fails(client.vpn.connect({ ...mine, token }));
+      await fails(client.vpn.connect({ ...mine, token: `${token} ` }));
+      await fails(client.vpn.connect({ ...mine, privateKey: `${clientKeys.privateKey}=` }));
+      await fails(client.vpn.connect({ ...mine, privateKey: undefined }));
+      await fails(server.vpn.addClient({ id: 'two', publicKey: clientKeys.privateKey, privateKey: token }));
+      await fails(server.vpn.addClient({ id: 'two', publicKey: clientKeys.privateKey + ' ' }));
       await fails(client.vpn.connect({ ...mine, proxy: `socks5://me:${password}@${SERVER.address}:1` }));
       await fails(client.vpn.connect({ ...mine, serverUrl: `wss://me:${password}@${SERVER.address}/` }));
       // A port that refuses, and a server that is no proxy.
@@ -88,6 +96,7 @@ for (const transport of ['inprocess', 'stdio', 'socket']) {
         [server.vpn, 'getStatus'],
         [server.vpn, 'getStatistics'],
         [server.vpn, 'listClients'],
+        [server.vpn, 'listRegisteredClients'],
         [server.vpn, 'getClientTelemetry', clientId],
         [client.vpn, 'getStatus'],
         [client.vpn, 'getStatistics'],
@@ -112,6 +121,7 @@ for (const transport of ['inprocess', 'stdio', 'socket']) {
       };
       const secrets = {
         'the private key': Buffer.from(keys.privateKey, 'base64'),
+        'the client’s private key': Buffer.from(clientKeys.privateKey, 'base64'),
         'the TLS key': Buffer.from(createPrivateKey(key).export({ format: 'jwk' }).d, 'base64url'),
         'the TLS key in PEM': Buffer.from(key.split('\n')[1]),
         'the password': Buffer.from(password),

@@ -163,7 +163,8 @@ class Fixture {
   async begin() {
     this.#older.push(...this.#agents.splice(0));
     // No test finds the sessions that another one left.
-    if (this.#older.length === 0) await this.server.exec(['rm', '-rf', `${STATE_DIR}/leases`, `${STATE_DIR}/clients`]);
+    if (this.#older.length === 0)
+      await this.server.exec(['rm', '-rf', `${STATE_DIR}/leases`, `${STATE_DIR}/clients`]);
     this.#found = await this.#snapshot();
   }
 
