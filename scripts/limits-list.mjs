@@ -45,7 +45,11 @@ export const SECTIONS = [
       'src/codec/secret.rs': { 'Token::MAX_LEN': BYTES, 'Ticket::MAX_LEN': BYTES },
       'src/session/replay.rs': { 'ReplayCache::CAPACITY': 'keys' },
       'src/session/roster/promises.rs': { PER_SOURCE: 'addresses', AT_LEAST: 'addresses' },
-      'src/server/authenticator.rs': { ASKED: 'questions', ASKED_PER_SOURCE: 'questions', WARNING_PAUSE: TIME },
+      'src/server/authenticator.rs': {
+        ASKED: 'questions',
+        ASKED_PER_SOURCE: 'questions',
+        WARNING_PAUSE: TIME,
+      },
       'src/addon/authenticator.rs': { QUESTIONS: 'questions' },
       'src/config/defaults.rs': { AUTHENTICATE_TIMEOUT: TIME },
       'src/server/state_file.rs': { PATIENCE: TIME },

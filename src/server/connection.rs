@@ -9,11 +9,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::{self, Judgement};
-use super::hub::{Admitted, HANDSHAKE_TIMEOUT, Hub};
+use super::hub::{HANDSHAKE_TIMEOUT, Hub};
 use super::peer::{Identity, Peer, Present};
 use super::port::Uplink;
 use super::reservation::Reservation;
 use super::running::Running;
+use super::sessions::Admitted;
 use super::source::{client_address, is_trusted};
 use super::strangers::Stranger;
 use crate::codec::close::CloseCode;

@@ -20,6 +20,7 @@ mod reservation;
 mod rules;
 mod running;
 mod serve;
+mod sessions;
 mod source;
 mod state_file;
 mod strangers;
