@@ -6,9 +6,12 @@ export declare class NativeEngine {
   /**
    * An idle engine of mode `client` or `server`. `onAnswer(id, success, body)` and
    * `onEvent(name, data, lost)` get JSON text; neither holds the event loop. `lost` counts events
-   * that found no room since the last one.
+   * that found no room since the last one. `onAuthenticate(id, question)` is asked about clients, where a server's
+   * configuration says so: the question is JSON text, or null when an earlier one has no use for an answer any more.
    */
-  constructor(mode: string, onAnswer: (arg0: number, arg1: boolean, arg2: string) => void, onEvent: (arg0: string, arg1: string, arg2: number) => void)
+  constructor(mode: string, onAnswer: (arg0: number, arg1: boolean, arg2: string) => void, onEvent: (arg0: string, arg1: string, arg2: number) => void, onAuthenticate: (arg0: number, arg1?: string | undefined | null) => void)
+  /** Answers the question `id`: what `authenticate` said, as JSON text, null for no; or what it threw. */
+  authenticated(id: number, answer?: string | undefined | null, failure?: string | undefined | null): void
   /** Calls a method of the management protocol; `params` is JSON text. Answered exactly once. */
   request(id: number, method: string, params: string): void
   /**
@@ -23,8 +26,17 @@ export declare class NativeEngine {
   release(): void
 }
 
+/**
+ * Registers a new key by an invite (API §9), and writes the configuration to a file that is not there yet if one is
+ * named. Resolves with JSON text: `{"config":…}` or `{"error":…}`.
+ */
+export declare function join(url: string, name?: string | undefined | null, configPath?: string | undefined | null): Promise<string>
+
 /** Reads a configuration file (API §4). Resolves with JSON text: `{"config":…}` or `{"error":…}`. */
 export declare function loadConfig(path: string): Promise<string>
+
+/** A text as a QR code of half blocks, dark modules printed, with its quiet zone; null if it is too long for one. */
+export declare function qrCode(text: string): string | null
 
 /**
  * Writes a configuration file (API §4), given as JSON text. Resolves with null, or the error as

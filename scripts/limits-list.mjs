@@ -171,7 +171,7 @@ export const SECTIONS = [
       'src/qos/codel.rs': { TARGET: TIME, INTERVAL: TIME, MAX_WAIT: TIME, SLOW_PACKETS: 'packets' },
       'src/qos/hold.rs': { HELD_MAX_WAIT: TIME },
       'src/client/run.rs': { AGING: TIME },
-      'src/server/hub.rs': { AGING: TIME },
+      'src/server/sessions.rs': { AGING: TIME },
       'src/qos/buffers.rs': { SMALLEST: BYTES, LARGEST: BYTES },
       'src/qos/drain.rs': { GUARANTEED_SHARE: BYTES },
       'src/qos/flows.rs': { HEAVY_BYTES: BYTES, WINDOW: TIME, SETS: 'sets', WAYS: 'entries' },
