@@ -181,7 +181,7 @@ describe('clients of one server', { skip: requires() }, () => {
     const server = await site.serve();
     const client = await site.connect();
     await client.vpn.disconnect();
-    const before = [openFiles(server.agent), openFiles(client.agent)];
+    const before = { server: openFiles(server.agent), client: openFiles(client.agent) };
 
     for (let round = 0; round < ROUNDS; round += ROUNDS_AT_ONCE) {
       assert.deepEqual(await client.agent.run(connectAgainAndAgain, client.config, ROUNDS_AT_ONCE), []);
@@ -189,7 +189,12 @@ describe('clients of one server', { skip: requires() }, () => {
 
     await eventually(async () => assert.deepEqual(await server.vpn.listClients(), []));
     assert.equal((await server.vpn.getStatistics()).totalConnections, ROUNDS + 1);
-    await eventually(() => assert.deepEqual([openFiles(server.agent), openFiles(client.agent)], before));
+    await eventually(() => {
+      const after = { server: openFiles(server.agent), client: openFiles(client.agent) };
+      // The first count may have been early: what the client had just closed was not all gone.
+      const leaves = after.server <= before.server && after.client <= before.client;
+      assert.ok(leaves, `open files: ${JSON.stringify({ before, after })}`);
+    });
     await client.vpn.connect(client.config);
     assert.equal(await reaches(site.client, WEB.address), true);
   });
