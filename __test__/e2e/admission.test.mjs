@@ -196,7 +196,7 @@ describe('registered clients', { skip: requires() }, () => {
     assert.equal(await reaches(host, WEB.address), true);
 
     // The one who sits stays, and the operator hears of it.
-    await assertFails(first.vpn.connect(first.config), 'server-full');
+    await assertFails(first.vpn.connect(first.config), 'server-full', /same key/);
     const warning = await server.vpn.event('warning');
     assert.deepEqual([warning.code, warning.clientId], ['duplicate-client', 'ada']);
     assert.equal(await reaches(host, WEB.address), true);

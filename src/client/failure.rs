@@ -154,7 +154,7 @@ fn rejected(rejection: Rejection) -> Failure {
         }
         RejectCode::UnsupportedVersion => "install a version of smartvpn that both ends speak",
         RejectCode::PoolExhausted => "the server has no address left; try later, or give it a larger subnet",
-        RejectCode::ServerFull => "the server takes no more clients now; try later",
+        RejectCode::ServerFull => "try again later",
         RejectCode::ShuttingDown => "the server is stopping; try again in a moment",
         _ => "try again, and look at the server's log",
     };

@@ -90,8 +90,7 @@ impl Hub {
         let wish = Wish::Resume { ticket, hybrid: request.is_hybrid(), key };
         let times = (clock::now(), unix);
         let offered = members.roster.offer(times, source.ip(), wish, &mut rand::rng());
-        self.tell_duplicate(&mut members);
-        let mut offer = offered.map_err(rejection)?;
+        let mut offer = offered.map_err(|code| self.refusal(&mut members, code))?;
         let standing = match &client {
             None => Standing::Anyone,
             Some(client) => {
@@ -167,19 +166,28 @@ impl Hub {
         name: Option<String>,
     ) -> Result<Judgement, Rejection> {
         let times = (clock::now(), unix_now());
-        let offer = members.roster.offer(times, source.ip(), Wish::New(guest), &mut rand::rng());
-        self.tell_duplicate(members);
-        let offer = offer.map_err(rejection)?;
+        let offered = members.roster.offer(times, source.ip(), Wish::New(guest), &mut rand::rng());
+        let offer = offered.map_err(|code| self.refusal(members, code))?;
         Ok(Judgement::Granted(Box::new(Reservation::new(self, offer, standing, name))))
     }
 
-    fn tell_duplicate(&self, members: &mut Members) {
+    /// The no that comes of the roster's. That two devices share a client is told to both sides.
+    fn refusal(&self, members: &mut Members, code: RejectCode) -> Rejection {
+        let is_duplicate = members.roster.has_duplicate();
         if let Some(id) = members.roster.take_duplicate(clock::now()) {
             let message = format!(
-                "two devices use the key of the client {id:?} and take each other's place; give each its own, or raise maxSessions"
+                "two devices use the key of the client {id:?} and take each other's place; give each its own, or raise \
+                 maxSessions"
             );
             self.events.warn_of_client("duplicate-client", id, message);
         }
+        let rejection = rejection(code);
+        if !is_duplicate {
+            return rejection;
+        }
+        let message =
+            "another device has come with the same key within the last 10 s; give each device its own";
+        Rejection { message: message.to_owned(), ..rejection }
     }
 }
 

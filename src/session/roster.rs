@@ -276,6 +276,11 @@ impl Roster {
         self.revoked.insert(client_id.to_owned(), Revoked { since, until });
     }
 
+    /// Whether the last offer was refused because two devices share a client.
+    pub const fn has_duplicate(&self) -> bool {
+        self.duplicate.is_some()
+    }
+
     /// A client that two devices share, if one was found since and the last one was told long enough ago.
     pub fn take_duplicate(&mut self, now: Instant) -> Option<String> {
         let told = self.duplicate_told;
