@@ -11,11 +11,12 @@ use rand::rngs::StdRng;
 use serde_json::Value;
 use smartvpn::addr::{Addresses, Subnet};
 use smartvpn::config::{ClientConfig, ServerConfig};
-use smartvpn::crypto::keys::PrivateKey;
+use smartvpn::crypto::keys::{PrivateKey, PublicKey};
 use smartvpn::crypto::ticket::TicketKey;
 use smartvpn::error::{ErrorCode, VpnError};
 use smartvpn::management::{LINE_LIMIT, Mode, fuzzing};
-use smartvpn::session::Roster;
+use smartvpn::session::registry::{Auth, RegisteredClient, SavedRegistry};
+use smartvpn::session::{Registry, Roster};
 use smartvpn::session::roster::{Guest, Rules, Saved, Wish};
 
 use super::input::{Cuts, Input, epoch};
@@ -75,8 +76,27 @@ pub fn management_lines(data: &[u8]) {
     assert!(input.0.len() <= LINE_LIMIT || !answers.is_empty() || input.0.contains(&b'\n'));
 }
 
-/// A server's saved sessions: those that fit are taken up, no address twice, and are saved again.
+/// A server's saved clients and invites: what goes together with the configuration holds, and is saved again.
+fn saved_registry(data: &[u8]) {
+    let Ok(saved) = serde_json::from_slice::<SavedRegistry>(data) else { return };
+    let client = |id: &str, number: u8| RegisteredClient {
+        assigned_ip: Some([10, 8, 0, number].into()),
+        max_sessions: 2,
+        ..RegisteredClient::new(id.to_owned(), PublicKey::from_bytes([number; 32]))
+    };
+    let configured = [client("a", 2), client("b", 3)];
+    let first = Registry::restore(Auth::Registered, &configured, saved).unwrap();
+    let clients: Vec<_> = first.clients().into_iter().cloned().collect();
+    assert!(Registry::new(Auth::Registered, &clients).is_ok(), "two clients share what is one's");
+    let text = serde_json::to_vec(&first.save(1_800_000_000)).unwrap();
+    let second = Registry::restore(Auth::Registered, &configured, serde_json::from_slice(&text).unwrap());
+    assert_eq!(second.unwrap().clients(), first.clients());
+}
+
+/// A server's saved sessions: those that fit are taken up, no address twice, and are saved again. The same of its
+/// clients, whose file is another.
 pub fn saved_roster(data: &[u8]) {
+    saved_registry(data);
     let Ok(saved) = serde_json::from_slice::<Saved>(data) else { return };
     let (now, unix) = (epoch(), 1_800_000_000);
     let grace = Duration::from_secs(60);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use smartvpn::config::Invite;
 use smartvpn::network::fuzzing::{is_route, read_notices};
 use smartvpn::transport::fuzzing::{self, Opened, Refused};
 use smartvpn::transport::{Endpoint, Proxy, UpgradeOptions};
@@ -94,6 +95,11 @@ pub fn urls(data: &[u8]) {
         assert_eq!(again.as_ref(), Ok(&endpoint));
         Proxy::is_exempt(list, &endpoint);
         assert!(Proxy::is_exempt("*", &endpoint));
+    }
+    if let Ok(invite) = Invite::parse(url) {
+        let again = Invite::parse(&invite.to_url());
+        assert!(again.is_ok_and(|again| again == invite));
+        assert!(invite.pin().is_none() || invite.server().tls);
     }
     if let Ok(proxy) = Proxy::parse(url) {
         assert!(proxy.port > 0 && !proxy.host.is_empty());
