@@ -16,8 +16,8 @@ use smartvpn::crypto::ticket::TicketKey;
 use smartvpn::error::{ErrorCode, VpnError};
 use smartvpn::management::{LINE_LIMIT, Mode, fuzzing};
 use smartvpn::session::registry::{Auth, RegisteredClient, SavedRegistry};
-use smartvpn::session::{Registry, Roster};
 use smartvpn::session::roster::{Guest, Rules, Saved, Wish};
+use smartvpn::session::{Registry, Roster};
 
 use super::input::{Cuts, Input, epoch};
 

@@ -121,11 +121,11 @@ impl Questions {
     fn take_place(&self, source: IpAddr) -> Option<Place<'_>> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = asked.values().sum();
-        let here = asked.entry(source).or_default();
-        if all >= ASKED || *here >= ASKED_PER_SOURCE {
+        let here = asked.get(&source).copied().unwrap_or(0);
+        if all >= ASKED || here >= ASKED_PER_SOURCE {
             return None;
         }
-        *here += 1;
+        asked.insert(source, here + 1);
         Some(Place { questions: self, source })
     }
 }
@@ -139,5 +139,118 @@ impl Drop for Place<'_> {
                 asked.remove(&self.source);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::report::{Event, EventSink};
+
+    /// Answers by the token: says yes, no, fails, or never answers.
+    #[derive(Default)]
+    struct Program(Arc<AtomicUsize>);
+
+    /// Counts a question until it is answered or given up.
+    struct Waiting(Arc<AtomicUsize>);
+
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Authenticator for Program {
+        fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let waiting = Waiting(Arc::clone(&self.0));
+            Box::pin(async move {
+                let _waiting = waiting;
+                match question.token.map(|token| token.0).as_deref() {
+                    Some("yes") => Ok(Some(json!({ "clientId": "a" }))),
+                    Some("fails") => Err("no database".to_owned()),
+                    Some("waits") => std::future::pending().await,
+                    _ => Ok(None),
+                }
+            })
+        }
+    }
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Event>>);
+
+    impl EventSink for Heard {
+        fn emit(&self, event: Event) {
+            self.0.lock().unwrap().push(event);
+        }
+    }
+
+    fn questions() -> (Questions, Arc<AtomicUsize>, Arc<Heard>) {
+        let (program, heard) = (Program::default(), Arc::<Heard>::default());
+        let waiting = Arc::clone(&program.0);
+        let events = Events::new(Arc::clone(&heard) as _);
+        (Questions::new(Some(Arc::new(program)), Duration::from_secs(5), events), waiting, heard)
+    }
+
+    fn from(number: u8) -> SocketAddr {
+        ([192, 0, 2, number], 1).into()
+    }
+
+    fn with(token: &str) -> Question {
+        let token = Some(Shown(token.to_owned()));
+        Question { public_key: None, token, name: None, remote_addr: String::new() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_yes_is_a_yes_and_everything_else_a_no() {
+        let (questions, _, heard) = questions();
+        assert_eq!(questions.ask(from(1), with("yes")).await, Ok(json!({ "clientId": "a" })));
+        assert_eq!(questions.ask(from(1), with("no")).await, Err(RejectCode::Unauthorized));
+        assert!(heard.0.lock().unwrap().is_empty());
+        assert_eq!(questions.ask(from(1), with("fails")).await, Err(RejectCode::Unauthorized));
+        // Who came at a bad moment may come again.
+        assert_eq!(questions.ask(from(1), with("waits")).await, Err(RejectCode::ServerFull));
+        let heard = heard.0.lock().unwrap();
+        assert!(
+            matches!(&heard[0], Event::Warning { code: "authenticate-failed", message, .. } if message.contains("no database"))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_are_few_at_a_time_and_for_each_source_and_given_back() {
+        let (questions, waiting, _) = questions();
+        let mut open = Vec::new();
+        for source in 0..16 {
+            for _ in 0..4 {
+                open.push(Box::pin(questions.ask(from(source), with("waits"))));
+            }
+        }
+        for question in &mut open {
+            assert!(futures_util::poll!(question).is_pending());
+        }
+        assert_eq!(waiting.load(Ordering::Relaxed), 64);
+        // Neither anybody else nor, when there is room, a fifth of one source.
+        assert_eq!(questions.ask(from(99), with("yes")).await, Err(RejectCode::ServerFull));
+        assert_eq!(
+            questions.asked.lock().unwrap().len(),
+            16,
+            "who was not asked about leaves nothing behind"
+        );
+        open.truncate(63);
+        assert_eq!(questions.ask(from(0), with("yes")).await, Err(RejectCode::ServerFull));
+        assert!(questions.ask(from(99), with("yes")).await.is_ok());
+        // Connections that go take their questions along.
+        drop(open);
+        assert_eq!(waiting.load(Ordering::Relaxed), 0);
+        assert!(questions.asked.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn tokens_are_not_printed() {
+        assert!(!format!("{:?}", with("hunter2")).contains("hunter2"));
     }
 }
