@@ -136,6 +136,7 @@ impl Host {
                 full_handshake_at: full,
                 key,
                 kicks,
+                process: out.model.processes,
             };
             out.model.wrote(wire, ticket.expose(), written);
         }

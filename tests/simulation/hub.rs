@@ -103,7 +103,7 @@ impl Host {
     /// The operator wants a client gone.
     pub(crate) fn kick(&mut self, out: &mut Outside, id: &str, code: DisconnectCode) {
         self.roster.revoke(out.unix(), id);
-        out.model.kicked(id);
+        out.model.kicked(out.unix(), id);
         let Some(known) = out.model.sessions.get(id) else { return };
         match known.online {
             Some(wire) => self.end(out, wire, code),

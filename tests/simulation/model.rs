@@ -102,6 +102,26 @@ pub(crate) struct Written {
     pub(crate) key: Option<PublicKey>,
     /// The clients that had been kicked when its full handshake was made.
     pub(crate) kicks: u64,
+    /// The server's process that wrote it.
+    pub(crate) process: u64,
+}
+
+/// That a session's tickets are void.
+#[derive(Clone, Copy, Debug)]
+struct Kick {
+    number: u64,
+    unix: u64,
+    process: u64,
+}
+
+impl Kick {
+    /// Whether it makes a ticket void; none where the server need not know, since it is of an earlier process and of a
+    /// full handshake that the wall clock has yet to come to.
+    fn voids(self, written: &Written) -> Option<bool> {
+        let is_strange = written.process < self.process && written.full_handshake_at > self.unix;
+        let is_void = written.kicks < self.number;
+        (!is_void || !is_strange).then_some(is_void)
+    }
 }
 
 /// What outlives the server's process.
@@ -110,7 +130,7 @@ struct Disk {
     sessions: BTreeMap<String, Known>,
     released: BTreeMap<Ipv4Addr, Instant>,
     homes: BTreeMap<String, Ipv4Addr>,
-    kicked: HashMap<String, u64>,
+    kicked: HashMap<String, Kick>,
     book: Book,
 }
 
@@ -140,8 +160,10 @@ pub(crate) struct Model {
     pub(crate) configured: Book,
     pub(crate) book: Book,
     /// Whose tickets are void: those of full handshakes before this one of all kicks.
-    kicked: HashMap<String, u64>,
+    kicked: HashMap<String, Kick>,
     pub(crate) kicks: u64,
+    /// The server's processes so far.
+    pub(crate) processes: u64,
     /// Clients that were told that they are not wanted, since their users wanted a tunnel last.
     unwanted: HashSet<usize>,
     tickets: HashMap<Vec<u8>, Written>,
@@ -166,6 +188,7 @@ impl Model {
             book: Book::default(),
             kicked: HashMap::new(),
             kicks: 0,
+            processes: 0,
             unwanted: HashSet::new(),
             tickets: HashMap::new(),
             ids: HashSet::new(),
@@ -275,7 +298,8 @@ impl Model {
             return Err(RejectCode::Unauthorized);
         }
         let is_expired = unix >= *expires_at || unix >= full_handshake_at + self.ticket_max_age;
-        if self.kicked.get(id).is_some_and(|kick| written.kicks < *kick) {
+        let said_void = said == Some(&RejectCode::Unauthorized);
+        if self.kicked.get(id).is_some_and(|kick| kick.voids(written).unwrap_or(said_void)) {
             // That it is void need not be remembered for longer than it lives.
             return Err(if is_expired && said == Some(&RejectCode::TicketExpired) {
                 RejectCode::TicketExpired
@@ -439,9 +463,10 @@ impl Model {
     }
 
     /// The tickets of this session are void.
-    pub(crate) fn kicked(&mut self, id: &str) {
+    pub(crate) fn kicked(&mut self, unix: u64, id: &str) {
         self.kicks += 1;
-        self.kicked.insert(id.to_owned(), self.kicks);
+        let kick = Kick { number: self.kicks, unix, process: self.processes };
+        self.kicked.insert(id.to_owned(), kick);
     }
 
     /// From now on this address is the client's own. Whether it can be.
@@ -547,6 +572,7 @@ impl Model {
             self.disk = Disk { book: self.disk.book.clone(), ..Disk::default() };
         }
         let Disk { sessions, released, homes, kicked, book } = self.disk.clone();
+        self.processes += 1;
         self.promises.clear();
         self.kept.clear();
         (self.homes, self.kicked, self.book) = (homes, kicked, book);

@@ -204,6 +204,8 @@ impl Town {
             83..86 => {
                 let jump = if self.out.rng.random_bool(0.5) { 30 } else { 5_000 };
                 self.out.wall += self.out.rng.random_range(-jump..jump);
+                let wall = self.out.wall;
+                self.out.tell(|| format!("the wall clock is {wall} s ahead"));
             }
             86..93 => self.replay(),
             _ => match self.residents[pick].is_gone() {
