@@ -68,6 +68,16 @@ struct Client {
     swapped_at: Option<Instant>,
 }
 
+impl Client {
+    /// Its device has this ticket by now.
+    fn know(&mut self, ticket: Option<TicketId>) {
+        self.tickets.extend(ticket.filter(|ticket| !self.tickets.contains(ticket)));
+        while self.tickets.len() > TICKETS_KNOWN {
+            self.tickets.pop_front();
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Presence {
     Online(ConnectionId),
@@ -95,6 +105,8 @@ pub struct Roster {
     /// Addresses given back less than their rest ago.
     resting: VecDeque<(Instant, Addresses)>,
     revoked: HashMap<String, Revoked>,
+    /// The latest full handshake that a ticket is of; the wall clock may have been put back since.
+    last_handshake: u64,
     /// Offers made so far.
     offers: u64,
     /// A client that two devices share, and when this was last told.
@@ -115,6 +127,7 @@ impl Roster {
             homes: Homes::default(),
             resting: VecDeque::new(),
             revoked: HashMap::new(),
+            last_handshake: 0,
             offers: 0,
             duplicate: None,
             duplicate_told: None,
@@ -145,18 +158,16 @@ impl Roster {
         };
         let ticket = self.key.seal(&claims, rng)?;
         offer.issued = offer::ticket_id(&ticket);
+        self.last_handshake = self.last_handshake.max(offer.full_handshake_at);
         if let Some(client) = self.clients.get_mut(&offer.client_id).filter(|_| !offer.is_fresh()) {
-            client.tickets.extend(offer.issued);
-            while client.tickets.len() > TICKETS_KNOWN {
-                client.tickets.pop_front();
-            }
+            client.know(offer.issued);
         }
         Some((ticket, secs))
     }
 
     /// The connection has confirmed its keys: the client is there, by this connection and no other. `None` if its
-    /// session has ended since the offer, or the client has gone on to a connection that it made later: this one is
-    /// to be closed.
+    /// session has ended or moved to another address since the offer, or the client has gone on to a connection that it
+    /// made later: this one is to be closed.
     ///
     /// A client makes one connection after the other, but its confirmations need not come in that order: one may be
     /// held up on a way that the client has left since.
@@ -171,7 +182,9 @@ impl Roster {
             self.clients.insert(client_id.clone(), offer.into_client(connection, None));
             return Some(Confirmed { client_id, resumed: false, replaced: None, succeeded: None });
         };
-        if offer.number < client.offer {
+        // Its session has moved to another address, which this connection's client does not know of.
+        let is_outdated = offer.addresses != client.addresses && !(promised && offer.is_fresh());
+        if offer.number < client.offer || is_outdated {
             self.leave(now, promised, &offer);
             return None;
         }
@@ -184,8 +197,8 @@ impl Roster {
             }
         };
         let swapped_at = if replaced.is_some() && !offer.roams { Some(now) } else { before.swapped_at };
-        let resumed = !offer.is_fresh();
-        let after = match resumed {
+        let (resumed, issued) = (!offer.is_fresh(), offer.issued);
+        let mut after = match resumed {
             false => offer.into_client(connection, swapped_at),
             true => Client {
                 presence: Presence::Online(connection),
@@ -195,6 +208,7 @@ impl Roster {
                 ..before.clone()
             },
         };
+        after.know(issued);
         let moved = before.addresses != after.addresses;
         self.clients.insert(client_id.clone(), after);
         if moved {
@@ -263,7 +277,10 @@ impl Roster {
     /// None of them outlives the age that its full handshake allows. Now and their lifetime say less: the wall clock
     /// may have been ahead when they were written.
     pub fn revoke(&mut self, unix: u64, client_id: &str) {
-        let since = self.clients.get(client_id).map_or(unix, |client| client.full_handshake_at.max(unix));
+        // Tickets of an earlier session may be of a later handshake; and what was void already stays so.
+        let since = unix.max(self.last_handshake);
+        let since = self.clients.get(client_id).map_or(since, |client| client.full_handshake_at.max(since));
+        let since = self.revoked.get(client_id).map_or(since, |revoked| revoked.since.max(since));
         let age = self.rules.ticket_max_age.max(TICKET_LIFETIME);
         let until = since.saturating_add(age.as_secs());
         self.revoked.retain(|_, revoked| unix < revoked.until);

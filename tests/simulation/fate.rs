@@ -73,9 +73,8 @@ impl Resident {
             (outage.failures, outage.since) = (0, None);
         }
         let Some(delay) = delay else {
-            let id = self.hello.as_ref().map(|hello| hello.client_id.as_str());
-            let is_unwanted = id.is_some_and(|id| out.model.is_unwanted(id));
-            assert!(setback == Setback::Final && is_unwanted, "a client is kept away that nobody kicked");
+            let is_unwanted = out.model.is_unwanted(self.number);
+            assert!(setback == Setback::Final && is_unwanted, "a client is kept away that nobody dismissed");
             out.tally("a client gives up");
             return Phase::Gone;
         };

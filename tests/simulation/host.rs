@@ -3,20 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use smartvpn::codec::disconnect::DisconnectCode;
-use smartvpn::codec::hello::{Accepted, RejectCode, Rejection};
-use smartvpn::crypto::keys::Keypair;
+use smartvpn::crypto::keys::{Keypair, PublicKey};
 use smartvpn::crypto::ticket::TicketKey;
-use smartvpn::session::roster::{Guest, Offer, Restored, Roster, Rules, Saved, TICKET_LIFETIME, Wish};
+use smartvpn::session::registry::Registry;
+use smartvpn::session::roster::{Offer, Restored, Roster, Rules, Saved};
 use smartvpn::session::{
-    AfterRefusal, Event, Listening, Opened, RekeyError, ReplayCache, Request, Session, SessionError,
-    Unconfirmed,
+    Event, Listening, Opened, RekeyError, ReplayCache, Session, SessionError, Unconfirmed,
 };
 
-use crate::ends::{Side, accepted};
-use crate::model::{Expected, Written};
+use crate::book::Listed;
+use crate::ends::Side;
 use crate::outside::Outside;
 use crate::post::{Mailbox, source};
 use crate::wire::Arrival;
@@ -24,15 +22,23 @@ use crate::world::HANDSHAKE_TIMEOUT;
 
 pub(crate) enum State {
     Listening(Listening),
-    Unconfirmed(Box<Unconfirmed>, Offer),
+    Unconfirmed(Box<Unconfirmed>, Promised),
     Up(Box<Session>, String),
     /// Ended by the server's word: what comes is still delivered where it may be.
     Leaving(Box<Session>, String),
     Over,
 }
 
+/// What a connection is promised, and the registered key that it is by.
+pub(crate) struct Promised {
+    pub(crate) offer: Offer,
+    pub(crate) listed: Option<PublicKey>,
+}
+
 pub(crate) struct Conn {
     pub(crate) state: State,
+    /// Its client's address, once its keys are confirmed.
+    pub(crate) address: Option<Ipv4Addr>,
     pub(crate) deadline: Instant,
 }
 
@@ -45,6 +51,7 @@ pub(crate) struct Host {
     pub(crate) process: u32,
     keypair: Arc<Keypair>,
     pub(crate) roster: Roster,
+    pub(crate) registry: Registry,
     replay: ReplayCache,
     pub(crate) conns: BTreeMap<u64, Conn>,
     pub(crate) peers: BTreeMap<String, Peer>,
@@ -62,23 +69,30 @@ impl Host {
         disk: Option<Saved>,
     ) -> Self {
         let roster = Roster::new(rules, TicketKey::derive(&keypair.private));
+        let configured = &out.model.configured;
+        let clients: Vec<_> = configured.listed.values().map(Listed::registered).collect();
+        let saved = out.book.clone();
+        out.model.restarted(out.now, disk.is_some(), saved.is_some());
+        let auth = out.model.book.auth();
+        let registry = Registry::restore(auth, &clients, saved.unwrap_or_default()).unwrap();
         let mut host = Self {
             process,
             keypair,
             roster,
+            registry,
             replay: ReplayCache::new(HANDSHAKE_TIMEOUT),
             conns: BTreeMap::new(),
             peers: BTreeMap::new(),
             closing: false,
             write_at: None,
         };
-        out.model.restarted(out.now, disk.is_some());
         let restored = disk.map(|saved| host.roster.restore(out.now, saved)).unwrap_or_default();
         for Restored { client_id: id, addresses, .. } in restored {
             let mut mailbox = Mailbox::new(&mut out.rng);
             mailbox.hold(out.now);
             host.peers.insert(id, Peer { mailbox, address: addresses.v4 });
         }
+        host.keep_addresses(out);
         host
     }
 
@@ -106,7 +120,8 @@ impl Host {
                 && !wire.is_closed_by(Side::Server)
             {
                 let state = State::Listening(Listening::new(Arc::clone(&self.keypair)));
-                self.conns.insert(*id, Conn { state, deadline: wire.opened + HANDSHAKE_TIMEOUT });
+                let deadline = wire.opened + HANDSHAKE_TIMEOUT;
+                self.conns.insert(*id, Conn { state, address: None, deadline });
             }
         }
         for id in self.conns.keys().copied().collect::<Vec<_>>() {
@@ -156,24 +171,24 @@ impl Host {
                     }
                 }
             }
-            State::Unconfirmed(unconfirmed, offer) => {
+            State::Unconfirmed(unconfirmed, promised) => {
                 let mut packets = Vec::new();
                 let rng = &mut out.rng;
                 let sink = |record: smartvpn::packet::Record<'_>| packets.push(record.packet.to_vec());
                 match unconfirmed.handle_message(now, rng, &mut message, sink) {
                     Ok(session) => {
                         assert!(!is_stranger, "a stranger has confirmed");
-                        self.confirm(out, wire, (session, offer), packets);
+                        self.confirm(out, wire, (session, promised), packets);
                     }
                     Err(error) => {
                         assert!(is_stranger, "{error}");
-                        self.withdraw(out, wire, offer);
+                        self.withdraw(out, wire, promised.offer);
                         self.over(out, wire);
                     }
                 }
             }
             State::Up(mut session, id) => {
-                let outcome = self.take(out, wire, (&mut session, &id), message);
+                let outcome = self.take(out, wire, &mut session, message);
                 match outcome {
                     Ok(()) => {
                         self.put(wire, State::Up(session, id));
@@ -184,14 +199,14 @@ impl Host {
             }
             State::Leaving(mut session, id) => {
                 // The connection is closed already: a fault changes nothing.
-                let _ended = self.take(out, wire, (&mut session, &id), message);
+                let _ended = self.take(out, wire, &mut session, message);
                 self.put(wire, State::Leaving(session, id));
             }
             State::Over => {}
         }
     }
 
-    fn put(&mut self, wire: u64, state: State) {
+    pub(crate) fn put(&mut self, wire: u64, state: State) {
         if let Some(conn) = self.conns.get_mut(&wire) {
             conn.state = state;
         }
@@ -201,150 +216,22 @@ impl Host {
         &mut self,
         out: &mut Outside,
         wire: u64,
-        (session, id): (&mut Session, &str),
+        session: &mut Session,
         mut message: Vec<u8>,
     ) -> Result<(), SessionError> {
         let mut packets = Vec::new();
         let outcome =
             session.handle_message(out.now, &mut message, |record| packets.push(record.packet.to_vec()));
-        self.deliver(out, wire, id, packets);
+        self.deliver(out, wire, packets);
         outcome
     }
 
-    fn deliver(&self, out: &mut Outside, wire: u64, id: &str, packets: Vec<Vec<u8>>) {
+    pub(crate) fn deliver(&self, out: &mut Outside, wire: u64, packets: Vec<Vec<u8>>) {
+        let address = self.conns.get(&wire).and_then(|conn| conn.address);
         for packet in packets {
-            if let Some(known) = out.model.sessions.get(id) {
-                assert_eq!(source(&packet), known.address, "another client's packet");
-            }
+            assert_eq!(Some(source(&packet)), address, "another client's packet");
             let wire = out.wires.get_mut(&wire).expect("a wire");
             out.post.deliver(wire, Side::Client, &packet);
-        }
-    }
-
-    /// A first message that opens.
-    fn request(&mut self, out: &mut Outside, wire: u64, request: Request) {
-        let (now, unix, from) = (out.now, out.unix(), out.wire(wire).source);
-        let ticket = request.hello().ticket.clone();
-        let is_resume = request.is_resume();
-        let key = request.client_key();
-        let wish = match is_resume {
-            true => Wish::Resume { ticket: ticket.as_ref(), hybrid: request.is_hybrid(), key },
-            false => Wish::New(Guest { key, ..Guest::ANYBODY }),
-        };
-        if let Some(number) = out.wire(wire).resident {
-            let identity = out.identities.get(&number).map(|identity| identity.public);
-            assert_eq!(request.client_key(), identity, "another client's key");
-        }
-        let before = self.snapshot(out);
-        let offered = match self.closing {
-            true => Err(RejectCode::ShuttingDown),
-            false => self.roster.offer((now, unix), from, wish, &mut out.rng),
-        };
-        let bytes = ticket.as_ref().filter(|_| is_resume).map(|ticket| ticket.expose());
-        let expected = match (self.closing, bytes) {
-            (true, _) => Err(RejectCode::ShuttingDown),
-            (false, Some(ticket)) => out.model.judge_resume(unix, from, ticket, offered.as_ref().err()),
-            (false, None) => out.model.judge_new(from),
-        };
-        let told = offered.as_ref().map(|_| ()).map_err(Clone::clone);
-        assert_eq!(
-            told,
-            expected,
-            "what a client that comes {} is told",
-            if is_resume { "back" } else { "new" }
-        );
-        assert_eq!(self.snapshot(out), before, "a first message proves nothing");
-        out.tally(match (is_resume, &expected) {
-            (true, Ok(())) => "a resume is accepted",
-            (true, Err(_)) => "a resume is refused",
-            (false, Ok(())) => "a new client is accepted",
-            (false, Err(_)) => "a new client is refused",
-        });
-        match offered {
-            Ok(offer) => self.accept(out, wire, (request, offer), bytes),
-            Err(code) => {
-                if code == RejectCode::Unauthorized {
-                    out.tally("a kicked client's ticket is refused");
-                }
-                let rejection = Rejection { version: 1, code, message: "no".into() };
-                let (frame, then) = request.reject(rejection, &mut out.rng).unwrap();
-                out.send_plain(wire, Side::Server, &frame);
-                match then {
-                    AfterRefusal::Listen(listening) => self.put(wire, State::Listening(listening)),
-                    AfterRefusal::Close(_) => self.over(out, wire),
-                }
-            }
-        }
-    }
-
-    fn accept(
-        &mut self,
-        out: &mut Outside,
-        wire: u64,
-        (request, mut offer): (Request, Offer),
-        ticket: Option<&[u8]>,
-    ) {
-        let unix = out.unix();
-        out.model.offered(out.now, wire, out.wires[&wire].source, ticket, &offer);
-        let given = self.roster.ticket(unix, &mut offer, false, &mut out.rng);
-        let full =
-            ticket.and_then(|ticket| out.model.written(ticket)).map_or(unix, |old| old.full_handshake_at);
-        if let Some((ticket, secs)) = &given {
-            assert!(Duration::from_secs((*secs).into()) <= TICKET_LIFETIME);
-            let written = Written {
-                id: offer.client_id.clone(),
-                address: offer.addresses.v4,
-                expires_at: unix + u64::from(*secs),
-                full_handshake_at: full,
-            };
-            out.model.wrote(ticket.expose(), written);
-        }
-        let hello = Accepted {
-            client_id: offer.client_id.clone(),
-            assigned_ip: offer.addresses.v4,
-            ticket: given,
-            ..accepted()
-        };
-        let (unconfirmed, frame) = request.accept(&hello, &mut out.rng).unwrap();
-        out.send_plain(wire, Side::Server, &frame);
-        self.put(wire, State::Unconfirmed(Box::new(unconfirmed), offer));
-    }
-
-    fn confirm(
-        &mut self,
-        out: &mut Outside,
-        wire: u64,
-        (session, offer): (Session, Offer),
-        packets: Vec<Vec<u8>>,
-    ) {
-        let (id, address) = (offer.client_id.clone(), offer.addresses.v4);
-        let expected = out.model.confirm(wire);
-        let confirmed = self.roster.confirm(out.now, offer, wire);
-        out.tell(|| format!("{wire} is confirmed: {confirmed:?}"));
-        let outcome = confirmed.as_ref().map(|it| Expected { resumed: it.resumed, replaced: it.replaced });
-        assert_eq!(outcome, expected, "what the confirmation brings about");
-        let Some(confirmed) = confirmed else {
-            out.tally("a confirmation comes too late");
-            return self.over(out, wire);
-        };
-        assert_eq!(confirmed.client_id, id);
-        let peer = self
-            .peers
-            .entry(id.clone())
-            .or_insert_with(|| Peer { mailbox: Mailbox::new(&mut out.rng), address });
-        assert_eq!((confirmed.resumed, peer.address), (expected.is_some_and(|it| it.resumed), address));
-        peer.mailbox.release(out.now);
-        if let Some(old) = confirmed.replaced {
-            out.tally("a connection is replaced");
-            self.end(out, old, DisconnectCode::Replaced);
-        }
-        if !self.closing {
-            self.write(out);
-        }
-        self.put(wire, State::Up(Box::new(session), id.clone()));
-        self.deliver(out, wire, &id, packets);
-        if self.closing {
-            self.end(out, wire, DisconnectCode::ShuttingDown);
         }
     }
 
@@ -352,14 +239,14 @@ impl Host {
     fn closed(&mut self, out: &mut Outside, wire: u64) {
         let Some(conn) = self.conns.get_mut(&wire) else { return };
         match std::mem::replace(&mut conn.state, State::Over) {
-            State::Unconfirmed(_, offer) => self.withdraw(out, wire, offer),
+            State::Unconfirmed(_, promised) => self.withdraw(out, wire, promised.offer),
             State::Up(_, id) => self.lost(out, wire, &id),
             State::Listening(_) | State::Leaving(..) | State::Over => {}
         }
         self.over(out, wire);
     }
 
-    fn over(&mut self, out: &mut Outside, wire: u64) {
+    pub(crate) fn over(&mut self, out: &mut Outside, wire: u64) {
         self.put(wire, State::Over);
         out.close(wire, Side::Server);
     }

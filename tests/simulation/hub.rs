@@ -23,6 +23,9 @@ impl Host {
             return;
         };
         let State::Up(mut session, id) = std::mem::replace(&mut conn.state, State::Over) else { return };
+        if matches!(code, DisconnectCode::Kicked | DisconnectCode::Removed | DisconnectCode::Replaced) {
+            out.model.dismissed(out.wires[&wire].resident);
+        }
         session.disconnect(code, "");
         assert_eq!(session.poll_timeout(), None, "a timer of a session that is left");
         let mut last = Vec::new();
@@ -58,6 +61,11 @@ impl Host {
         out.model.ended(out.now, id);
         let peer = self.peers.remove(id).expect("a peer");
         peer.mailbox.discard(DropReason::NotConnected);
+        self.touch(out);
+    }
+
+    /// What has changed is on the disk soon.
+    pub(crate) fn touch(&mut self, out: &Outside) {
         if !self.closing {
             self.write_at.get_or_insert(out.now + DISK);
         }
@@ -93,11 +101,12 @@ impl Host {
     }
 
     /// The operator wants a client gone.
-    pub(crate) fn kick(&mut self, out: &mut Outside, id: &str) {
+    pub(crate) fn kick(&mut self, out: &mut Outside, id: &str, code: DisconnectCode) {
         self.roster.revoke(out.unix(), id);
-        out.model.kicked(id);
-        match out.model.sessions[id].online {
-            Some(wire) => self.end(out, wire, DisconnectCode::Kicked),
+        out.model.kicked(out.unix(), id);
+        let Some(known) = out.model.sessions.get(id) else { return };
+        match known.online {
+            Some(wire) => self.end(out, wire, code),
             None => {
                 assert!(self.roster.end(out.now, id).is_some());
                 self.unregister(out, id);
@@ -118,6 +127,7 @@ impl Host {
         assert!(!self.closing);
         self.write_at = None;
         out.disk = Some(self.roster.save(out.now));
+        out.book = Some(self.registry.save(out.unix()));
         out.model.saved(out.now);
     }
 
@@ -127,6 +137,7 @@ impl Host {
         sessions.sort();
         let expected: Vec<_> = out.model.sessions.iter().map(|(id, it)| (id.as_str(), it.address)).collect();
         assert_eq!(sessions, expected, "who has which address");
+        out.model.check();
         assert_eq!(self.roster.poll_timeout(), out.model.next_grace(), "when the next grace is over");
         assert!(self.roster.poll_timeout().is_none_or(|at| at > out.now), "a grace in the past");
         for (id, known) in &out.model.sessions {

@@ -11,7 +11,9 @@
 )]
 #![expect(clippy::print_stdout, reason = "a failing story names its seed")]
 
+mod admission;
 mod attempt;
+mod book;
 mod bundles;
 mod carry;
 mod ends;
@@ -24,6 +26,7 @@ mod idle;
 mod keepalive;
 mod keys;
 mod model;
+mod operator;
 mod oracle;
 mod outside;
 mod post;
@@ -260,14 +263,25 @@ fn a_town() {
         "a client gives up",
         "a client renews its keys by another connection",
         "a client renews its keys on its connection",
+        "a client that is not to come in is refused",
         "a confirmation comes too late",
         "a connection is replaced",
         "a disk is lost",
+        "a kept address is asked for that somebody has",
         "a kicked client's ticket is refused",
+        "a known client comes home",
+        "a known client takes its last session's place",
         "a new client is accepted",
+        "a registered client is removed",
+        "a registered client moves to its address",
         "a resume is accepted",
         "a resume is refused",
+        "a second session of a client",
         "a server ends",
+        "a swap of devices is damped",
+        "another device takes a session's place",
+        "the word on clients is lost",
         "a repeated first message is refused",
+        "roaming goes through right after a swap",
     ]);
 }

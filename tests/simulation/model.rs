@@ -1,18 +1,24 @@
 //! What a town must be like, in plain words: who has which address, who may come back, where packets may go.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use smartvpn::codec::hello::RejectCode;
+use smartvpn::crypto::keys::PublicKey;
 use smartvpn::session::roster::{Offer, Origin};
 
+use crate::book::{Book, Person};
 use crate::wire::Nonces;
 
 /// PROTOCOL §3 and the pool's own promise, once more.
 const PER_SOURCE: usize = 8;
 const PROMISED: usize = 8;
 const REST: Duration = Duration::from_secs(30);
+
+/// How long after a swap of devices there is no other, and how many tickets of a session its device is known by.
+const DAMPING: Duration = Duration::from_secs(10);
+const TICKETS_KNOWN: usize = 4;
 
 /// A session of the server's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +30,41 @@ pub(crate) struct Known {
     until: Option<Instant>,
     /// The first message that brought its connection about came as the one of this number.
     number: u64,
+    /// Its client is known by its key, and comes home to its address.
+    is_known: bool,
+    /// Those that were issued last on it.
+    tickets: VecDeque<Vec<u8>>,
+    /// When another device took its place.
+    swapped: Option<Instant>,
+}
+
+impl Known {
+    fn issue(&mut self, ticket: Option<&[u8]>) {
+        let ticket = ticket.filter(|ticket| !self.tickets.iter().any(|it| it == ticket));
+        self.tickets.extend(ticket.map(<[u8]>::to_vec));
+        while self.tickets.len() > TICKETS_KNOWN {
+            self.tickets.pop_front();
+        }
+    }
+
+    /// Whether two devices throw each other out of it.
+    pub(crate) fn is_contended(&self, now: Instant) -> bool {
+        let damped = self.swapped.is_some_and(|at| now.saturating_duration_since(at) < DAMPING);
+        self.online.is_some() && damped
+    }
+}
+
+/// What a first message must be offered.
+#[derive(Clone, Debug)]
+pub(crate) struct Due {
+    /// The session; a new one's id is any.
+    pub(crate) id: Option<String>,
+    /// Its address, where it cannot be any.
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) origin: Origin,
+    is_known: bool,
+    /// It comes with a ticket that only the session's own device has.
+    pub(crate) roams: bool,
 }
 
 #[derive(Debug)]
@@ -33,8 +74,22 @@ struct Promise {
     source: IpAddr,
     origin: Origin,
     number: u64,
+    is_known: bool,
+    roams: bool,
+    ticket: Option<Vec<u8>>,
     /// The session that it was of, or that another connection made of it, has ended.
     void: bool,
+}
+
+impl Promise {
+    /// Its address is held by it.
+    const fn holds(&self) -> bool {
+        matches!(self.origin, Origin::New | Origin::Ticket)
+    }
+
+    const fn is_fresh(&self) -> bool {
+        matches!(self.origin, Origin::New | Origin::Successor)
+    }
 }
 
 /// What a ticket says.
@@ -44,6 +99,29 @@ pub(crate) struct Written {
     pub(crate) address: Ipv4Addr,
     pub(crate) expires_at: u64,
     pub(crate) full_handshake_at: u64,
+    pub(crate) key: Option<PublicKey>,
+    /// The clients that had been kicked when its full handshake was made.
+    pub(crate) kicks: u64,
+    /// The server's process that wrote it.
+    pub(crate) process: u64,
+}
+
+/// That a session's tickets are void.
+#[derive(Clone, Copy, Debug)]
+struct Kick {
+    number: u64,
+    unix: u64,
+    process: u64,
+}
+
+impl Kick {
+    /// Whether it makes a ticket void; none where the server need not know, since it is of an earlier process and of a
+    /// full handshake that the wall clock has yet to come to.
+    fn voids(self, written: &Written) -> Option<bool> {
+        let is_strange = written.process < self.process && written.full_handshake_at > self.unix;
+        let is_void = written.kicks < self.number;
+        (!is_void || !is_strange).then_some(is_void)
+    }
 }
 
 /// What outlives the server's process.
@@ -51,7 +129,9 @@ pub(crate) struct Written {
 struct Disk {
     sessions: BTreeMap<String, Known>,
     released: BTreeMap<Ipv4Addr, Instant>,
-    kicked: HashSet<String>,
+    homes: BTreeMap<String, Ipv4Addr>,
+    kicked: HashMap<String, Kick>,
+    book: Book,
 }
 
 /// What was confirmed.
@@ -59,20 +139,33 @@ struct Disk {
 pub(crate) struct Expected {
     pub(crate) resumed: bool,
     pub(crate) replaced: Option<u64>,
+    /// The address of the session that ended by it.
+    pub(crate) succeeded: Option<Ipv4Addr>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Model {
-    addresses: Vec<Ipv4Addr>,
+    pub(crate) addresses: Vec<Ipv4Addr>,
     pub(crate) grace: Duration,
     ticket_max_age: u64,
     pub(crate) sessions: BTreeMap<String, Known>,
     /// By connection.
     promises: BTreeMap<u64, Promise>,
     released: BTreeMap<Ipv4Addr, Instant>,
-    kicked: HashSet<String>,
-    /// The same, whatever became of the server's memory.
-    unwanted: HashSet<String>,
+    /// What known clients without a session had last.
+    homes: BTreeMap<String, Ipv4Addr>,
+    /// Addresses that are one client's, there or not.
+    kept: BTreeMap<String, Ipv4Addr>,
+    /// What the server's configuration says of clients, and what holds now.
+    pub(crate) configured: Book,
+    pub(crate) book: Book,
+    /// Whose tickets are void: those of full handshakes before this one of all kicks.
+    kicked: HashMap<String, Kick>,
+    pub(crate) kicks: u64,
+    /// The server's processes so far.
+    pub(crate) processes: u64,
+    /// Clients that were told that they are not wanted, since their users wanted a tunnel last.
+    unwanted: HashSet<usize>,
     tickets: HashMap<Vec<u8>, Written>,
     ids: HashSet<String>,
     offers: u64,
@@ -89,7 +182,13 @@ impl Model {
             sessions: BTreeMap::new(),
             promises: BTreeMap::new(),
             released: BTreeMap::new(),
-            kicked: HashSet::new(),
+            homes: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            configured: Book::default(),
+            book: Book::default(),
+            kicked: HashMap::new(),
+            kicks: 0,
+            processes: 0,
             unwanted: HashSet::new(),
             tickets: HashMap::new(),
             ids: HashSet::new(),
@@ -100,12 +199,27 @@ impl Model {
     }
 
     fn live(&self) -> impl Iterator<Item = &Promise> {
-        self.promises.values().filter(|promise| promise.origin != Origin::Session && !promise.void)
+        self.promises.values().filter(|promise| promise.holds() && !promise.void)
+    }
+
+    fn promised(&self, id: &str) -> Option<Ipv4Addr> {
+        self.live().find(|promise| promise.id == id).map(|promise| promise.address)
+    }
+
+    fn is_kept(&self, address: Ipv4Addr) -> bool {
+        self.kept.values().any(|kept| *kept == address)
     }
 
     fn is_held(&self, address: Ipv4Addr) -> bool {
         self.sessions.values().any(|known| known.address == address)
             || self.live().any(|promise| promise.address == address)
+            || self.is_kept(address)
+    }
+
+    fn give_back(&mut self, now: Instant, address: Ipv4Addr) {
+        if !self.is_kept(address) {
+            self.released.insert(address, now);
+        }
     }
 
     fn free(&self) -> usize {
@@ -118,30 +232,74 @@ impl Model {
 
     /// One more promise to a client from `source`.
     fn room(&self, source: IpAddr) -> Result<(), RejectCode> {
-        let counted = || self.promises.values().filter(|promise| promise.origin != Origin::Session);
+        let counted = || self.promises.values().filter(|promise| promise.holds());
         let here = counted().filter(|promise| promise.source == source).count();
         let full = here >= PER_SOURCE || counted().count() >= PROMISED.max(self.free() / 4);
         if full { Err(RejectCode::ServerFull) } else { Ok(()) }
     }
 
     /// What a client that comes new must be told.
-    pub(crate) fn judge_new(&self, source: IpAddr) -> Result<(), RejectCode> {
-        if self.free() == 0 { Err(RejectCode::PoolExhausted) } else { self.room(source) }
+    pub(crate) fn judge_new(
+        &self,
+        now: Instant,
+        source: IpAddr,
+        key: Option<PublicKey>,
+    ) -> Result<Due, RejectCode> {
+        let person = self.book.admit(key).ok_or(RejectCode::Unauthorized)?;
+        let id = self.choose(&person);
+        let due = Due { id, address: None, origin: Origin::New, is_known: key.is_some(), roams: false };
+        let kept = due.id.as_ref().and_then(|id| self.kept.get(id)).copied();
+        let known = due.id.as_ref().and_then(|id| self.sessions.get(id));
+        if let Some(known) = known {
+            if known.is_contended(now) {
+                return Err(RejectCode::ServerFull);
+            }
+            if kept.is_none_or(|kept| kept == known.address) {
+                return Ok(Due { address: Some(known.address), origin: Origin::Successor, ..due });
+            }
+        }
+        let promised = due.id.as_ref().and_then(|id| self.promised(id));
+        if kept.is_none() && promised.is_none() && self.free() == 0 {
+            return Err(RejectCode::PoolExhausted);
+        }
+        self.room(source)?;
+        if promised.is_some() && kept.is_some() && promised != kept {
+            return Err(RejectCode::ServerFull);
+        }
+        let home = due.id.as_ref().and_then(|id| self.homes.get(id)).copied();
+        let home = home.filter(|home| !self.is_held(*home));
+        Ok(Due { address: promised.or(kept).or(home), ..due })
+    }
+
+    /// Which of its sessions a known client gets: the one that has waited longest for it, one that it does not have
+    /// yet, or the place of the one that came first.
+    fn choose(&self, person: &Person) -> Option<String> {
+        let ids = person.session_ids();
+        let session = |id: &&String| self.sessions.get(*id);
+        let away = ids.iter().filter(|id| session(id).is_some_and(|known| known.until.is_some()));
+        let away = away.min_by_key(|id| session(id).and_then(|known| known.until));
+        let free = || ids.iter().find(|id| session(id).is_none() && self.promised(id).is_none());
+        let coming = || ids.iter().find(|id| session(id).is_none());
+        let first = || ids.iter().min_by_key(|id| session(id).map(|known| known.number));
+        away.or_else(free).or_else(coming).or_else(first).cloned()
     }
 
     /// What a client that comes back with this ticket must be told; `said` is what it was.
     pub(crate) fn judge_resume(
         &self,
-        unix: u64,
+        (now, unix): (Instant, u64),
         source: IpAddr,
-        ticket: &[u8],
+        (ticket, key): (&[u8], Option<PublicKey>),
         said: Option<&RejectCode>,
-    ) -> Result<(), RejectCode> {
-        let Some(Written { id, address, expires_at, full_handshake_at }) = self.tickets.get(ticket) else {
-            return Err(RejectCode::TicketInvalid);
-        };
+    ) -> Result<Due, RejectCode> {
+        let Some(written) = self.tickets.get(ticket) else { return Err(RejectCode::TicketInvalid) };
+        let Written { id, address, expires_at, full_handshake_at, .. } = written;
+        if !self.book.lets_resume(key, id) {
+            return Err(RejectCode::Unauthorized);
+        }
         let is_expired = unix >= *expires_at || unix >= full_handshake_at + self.ticket_max_age;
-        if self.kicked.contains(id) {
+        let said_void = said == Some(&RejectCode::Unauthorized);
+        if self.kicked.get(id).is_some_and(|kick| kick.voids(written).unwrap_or(said_void)) {
             // That it is void need not be remembered for longer than it lives.
             return Err(if is_expired && said == Some(&RejectCode::TicketExpired) {
                 RejectCode::TicketExpired
@@ -152,30 +310,49 @@ impl Model {
         if is_expired {
             return Err(RejectCode::TicketExpired);
         }
+        assert_eq!(written.key, key, "a ticket in strange hands");
+        let is_known = key.is_some();
+        let due = Due {
+            id: Some(id.clone()),
+            address: Some(*address),
+            origin: Origin::Session,
+            is_known,
+            roams: false,
+        };
         if let Some(known) = self.sessions.get(id) {
-            assert_eq!(known.address, *address, "a session's address never changes");
-            return Ok(());
+            if known.address != *address {
+                assert!(is_known, "a session's address never changes");
+                return Err(RejectCode::TicketInvalid);
+            }
+            let roams = known.tickets.iter().any(|it| it == ticket);
+            if known.is_contended(now) && !roams {
+                return Err(RejectCode::ServerFull);
+            }
+            return Ok(Due { roams, ..due });
         }
         self.room(source)?;
-        let promised = self.live().any(|promise| promise.id == *id);
-        if self.is_held(*address) && !promised { Err(RejectCode::TicketInvalid) } else { Ok(()) }
+        let own = self.promised(id).or_else(|| self.kept.get(id).copied());
+        let is_free = own.map_or_else(|| !self.is_held(*address), |own| own == *address);
+        if is_free { Ok(Due { origin: Origin::Ticket, ..due }) } else { Err(RejectCode::TicketInvalid) }
     }
 
     /// An offer was made to the connection `wire`.
-    pub(crate) fn offered(
-        &mut self,
-        now: Instant,
-        wire: u64,
-        source: IpAddr,
-        ticket: Option<&[u8]>,
-        offer: &Offer,
-    ) {
+    pub(crate) fn offered(&mut self, now: Instant, wire: u64, source: IpAddr, due: Due, offer: &Offer) {
         let (id, address) = (offer.client_id.clone(), offer.addresses.v4);
         assert!(self.addresses.contains(&address), "an address outside the pool");
-        match ticket.and_then(|ticket| self.tickets.get(ticket)) {
+        assert_eq!(offer.origin, due.origin);
+        match &due.id {
+            Some(due) => assert_eq!(&id, due, "another session than its own"),
+            None => assert!(self.ids.insert(id.clone()), "an id was given twice"),
+        }
+        let kept = self.kept.iter().find(|(_, kept)| **kept == address);
+        assert!(
+            kept.is_none_or(|(holder, _)| *holder == id),
+            "an address was offered that is kept for another"
+        );
+        match due.address {
+            Some(due) => assert_eq!(address, due, "another address than its own"),
             None => {
-                assert_eq!(offer.origin, Origin::New);
-                assert!(self.ids.insert(id.clone()), "an id was given twice");
                 assert!(!self.is_held(address), "an address was offered that somebody has");
                 let early = self.rests(now, address);
                 let better = |address: &&Ipv4Addr| !self.is_held(**address) && !self.rests(now, **address);
@@ -183,25 +360,25 @@ impl Model {
                 assert!(!early || better.is_none(), "{address} rests, and {better:?} does not");
                 assert_eq!(offer.early.contains(&IpAddr::V4(address)), early);
             }
-            Some(written) => {
-                assert_eq!(
-                    (&written.id, written.address),
-                    (&id, address),
-                    "another session than the ticket's"
-                );
-                assert_eq!(offer.origin == Origin::Session, self.sessions.contains_key(&id));
-                let other =
-                    self.sessions.iter().any(|(other, known)| *other != id && known.address == address);
-                assert!(!other, "an address was offered that somebody else has");
-            }
         }
+        let other = self.sessions.iter().any(|(other, known)| *other != id && known.address == address);
+        assert!(!other, "an address was offered that somebody else has");
         self.offers += 1;
-        let promise = Promise { id, address, source, origin: offer.origin, number: self.offers, void: false };
+        let Due { origin, is_known, roams, .. } = due;
+        let (number, ticket, void) = (self.offers, None, false);
+        let promise = Promise { id, address, source, origin, number, is_known, roams, ticket, void };
         assert!(self.promises.insert(wire, promise).is_none());
     }
 
     /// A ticket was written for it.
-    pub(crate) fn wrote(&mut self, ticket: &[u8], written: Written) {
+    pub(crate) fn wrote(&mut self, wire: u64, ticket: &[u8], written: Written) {
+        let promise = self.promises.get_mut(&wire).expect("an offer");
+        promise.ticket = Some(ticket.to_vec());
+        if !promise.is_fresh()
+            && let Some(known) = self.sessions.get_mut(&promise.id)
+        {
+            known.issue(Some(ticket));
+        }
         self.tickets.insert(ticket.to_vec(), written);
     }
 
@@ -210,33 +387,60 @@ impl Model {
     }
 
     /// The connection's keys are confirmed; what must come of it.
-    pub(crate) fn confirm(&mut self, wire: u64) -> Option<Expected> {
+    pub(crate) fn confirm(&mut self, now: Instant, wire: u64) -> Option<Expected> {
         let promise = self.promises.remove(&wire).expect("an offer");
-        if let Some(known) = self.sessions.get_mut(&promise.id) {
-            if promise.number < known.number {
-                // The client has left that connection for another one.
+        let is_held = promise.holds() && !promise.void;
+        let Some(before) = self.sessions.get(&promise.id).cloned() else {
+            if !is_held {
                 return None;
             }
-            (known.until, known.number) = (None, promise.number);
-            return Some(Expected { resumed: true, replaced: known.online.replace(wire) });
-        }
-        if promise.origin == Origin::Session || promise.void {
+            let owner = self.sessions.values().find(|other| other.address == promise.address);
+            assert!(owner.is_none(), "{} has two owners", promise.address);
+            self.released.remove(&promise.address);
+            self.homes.remove(&promise.id);
+            self.begin(wire, promise, None);
+            return Some(Expected { resumed: false, replaced: None, succeeded: None });
+        };
+        let moves = promise.address != before.address;
+        if promise.number < before.number || moves && !(promise.is_fresh() && is_held) {
+            // The client has left that connection for another one, or what it was told holds no more.
+            self.let_go(now, &promise);
             return None;
         }
-        let Promise { address, number, .. } = promise;
-        let known = Known { address, online: Some(wire), until: None, number };
-        let owner = self.sessions.iter().find(|(_, other)| other.address == promise.address);
-        assert!(owner.is_none(), "{} has two owners", promise.address);
-        self.released.remove(&promise.address);
-        self.sessions.insert(promise.id, known);
-        Some(Expected { resumed: false, replaced: None })
+        let replaced = before.online;
+        let swapped = if replaced.is_some() && !promise.roams { Some(now) } else { before.swapped };
+        if promise.is_fresh() {
+            self.released.remove(&promise.address);
+            self.begin(wire, promise, swapped);
+            if moves {
+                self.give_back(now, before.address);
+            }
+            return Some(Expected { resumed: false, replaced, succeeded: Some(before.address) });
+        }
+        let known = self.sessions.get_mut(&promise.id).expect("a session");
+        known.issue(promise.ticket.as_deref());
+        (known.online, known.until) = (Some(wire), None);
+        (known.number, known.swapped) = (promise.number, swapped);
+        Some(Expected { resumed: true, replaced, succeeded: None })
+    }
+
+    fn begin(&mut self, wire: u64, promise: Promise, swapped: Option<Instant>) {
+        let Promise { id, address, number, is_known, ticket, .. } = promise;
+        let (online, until, tickets) = (Some(wire), None, ticket.into_iter().collect());
+        self.sessions.insert(id, Known { address, online, until, number, is_known, tickets, swapped });
     }
 
     pub(crate) fn withdraw(&mut self, now: Instant, wire: u64) {
-        let Some(promise) = self.promises.remove(&wire) else { return };
-        let kept = self.sessions.contains_key(&promise.id) || self.live().any(|other| other.id == promise.id);
-        if promise.origin != Origin::Session && !promise.void && !kept {
-            self.released.insert(promise.address, now);
+        if let Some(promise) = self.promises.remove(&wire) {
+            self.let_go(now, &promise);
+        }
+    }
+
+    fn let_go(&mut self, now: Instant, promise: &Promise) {
+        let known = self.sessions.get(&promise.id).map(|known| known.address);
+        let is_used = known == Some(promise.address) || self.promised(&promise.id).is_some();
+        if promise.holds() && !promise.void && !is_used {
+            self.give_back(now, promise.address);
         }
     }
 
@@ -248,18 +452,88 @@ impl Model {
 
     pub(crate) fn ended(&mut self, now: Instant, id: &str) {
         let known = self.sessions.remove(id).expect("a session");
-        self.released.insert(known.address, now);
+        if let Some(promised) = self.promised(id).filter(|promised| *promised != known.address) {
+            self.give_back(now, promised);
+        }
+        self.give_back(now, known.address);
+        if known.is_known {
+            self.homes.insert(id.to_owned(), known.address);
+        }
         self.promises.values_mut().filter(|promise| promise.id == id).for_each(|promise| promise.void = true);
     }
 
-    pub(crate) fn kicked(&mut self, id: &str) {
-        self.kicked.insert(id.to_owned());
-        self.unwanted.insert(id.to_owned());
+    /// The tickets of this session are void.
+    pub(crate) fn kicked(&mut self, unix: u64, id: &str) {
+        self.kicks += 1;
+        let kick = Kick { number: self.kicks, unix, process: self.processes };
+        self.kicked.insert(id.to_owned(), kick);
     }
 
-    /// Whether anybody ever told this client that it is not wanted.
-    pub(crate) fn is_unwanted(&self, id: &str) -> bool {
-        self.unwanted.contains(id)
+    /// From now on this address is the client's own. Whether it can be.
+    pub(crate) fn keep(&mut self, now: Instant, id: &str, address: Ipv4Addr) -> bool {
+        if self.kept.get(id) == Some(&address) {
+            return true;
+        }
+        let has_it = self.sessions.get(id).is_some_and(|known| known.address == address);
+        if !has_it && self.is_held(address) {
+            return false;
+        }
+        self.keep_no_more(now, id);
+        self.kept.insert(id.to_owned(), address);
+        true
+    }
+
+    pub(crate) fn keep_no_more(&mut self, now: Instant, id: &str) {
+        let Some(address) = self.kept.remove(id) else { return };
+        let has_it = self.sessions.get(id).is_some_and(|known| known.address == address);
+        if !has_it && self.promised(id) != Some(address) {
+            self.give_back(now, address);
+        }
+    }
+
+    /// Whoever has this address for a session, unless it is this client's.
+    pub(crate) fn intruder(&self, id: &str, address: Ipv4Addr) -> Option<String> {
+        let mut sessions = self.sessions.iter();
+        sessions
+            .find(|(other, known)| *other != id && known.address == address)
+            .map(|(other, _)| other.clone())
+    }
+
+    /// A session of this id has no home any more.
+    pub(crate) fn forgotten(&mut self, id: &str) {
+        self.homes.remove(id);
+        if let Some(known) = self.sessions.get_mut(id) {
+            known.is_known = false;
+        }
+    }
+
+    /// Nobody has an address that is kept for another.
+    pub(crate) fn check(&self) {
+        for (id, address) in &self.kept {
+            assert_eq!(self.intruder(id, *address), None, "{address} is kept for {id}");
+        }
+    }
+
+    /// A client is told that it is not wanted.
+    pub(crate) fn dismissed(&mut self, resident: Option<usize>) {
+        self.unwanted.extend(resident);
+    }
+
+    /// Its user wants a tunnel.
+    pub(crate) fn wanted(&mut self, resident: usize) {
+        self.unwanted.remove(&resident);
+    }
+
+    /// Whether anybody told this client that it is not wanted.
+    pub(crate) fn is_unwanted(&self, resident: usize) -> bool {
+        self.unwanted.contains(&resident)
+    }
+
+    /// Whether a client with this key is refused because of another device.
+    pub(crate) fn is_damped(&self, now: Instant, key: Option<PublicKey>) -> bool {
+        let person = self.book.admit(key);
+        let ids = person.map(|person| person.session_ids()).unwrap_or_default();
+        ids.iter().filter_map(|id| self.sessions.get(id)).any(|known| known.is_contended(now))
     }
 
     /// Sessions whose grace is over.
@@ -283,22 +557,30 @@ impl Model {
         self.disk = Disk {
             sessions: self.sessions.clone(),
             released: resting.map(|(address, at)| (*address, *at)).collect(),
+            homes: self.homes.clone(),
             kicked: self.kicked.clone(),
+            book: self.book.clone(),
         };
     }
 
-    /// The server's process is another one; with what it had written, or without.
-    pub(crate) fn restarted(&mut self, now: Instant, kept: bool) {
-        if !kept {
-            self.disk = Disk::default();
+    /// The server's process is another one; with what it had written of sessions and of clients, or without.
+    pub(crate) fn restarted(&mut self, now: Instant, kept: bool, listed: bool) {
+        if !listed {
+            self.disk.book = self.configured.clone();
         }
-        let Disk { sessions, released, kicked } = self.disk.clone();
+        if !kept {
+            self.disk = Disk { book: self.disk.book.clone(), ..Disk::default() };
+        }
+        let Disk { sessions, released, homes, kicked, book } = self.disk.clone();
+        self.processes += 1;
         self.promises.clear();
-        self.kicked = kicked;
+        self.kept.clear();
+        (self.homes, self.kicked, self.book) = (homes, kicked, book);
         self.released = released.into_keys().map(|address| (address, now)).collect();
         self.sessions = sessions;
         for known in self.sessions.values_mut() {
             (known.online, known.until, known.number) = (None, Some(now + self.grace), 0);
+            (known.tickets, known.swapped) = (VecDeque::new(), None);
         }
         // Of what was given back and given out again, the session counts.
         let held: Vec<Ipv4Addr> = self.sessions.values().map(|known| known.address).collect();

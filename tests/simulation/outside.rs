@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::session::Session;
-use smartvpn::session::roster::Saved;
+use smartvpn::session::registry::SavedRegistry;
+use smartvpn::session::roster::{Origin, Saved};
 
 use crate::ends::Side;
-use crate::model::Model;
+use crate::model::{Due, Model};
 use crate::oracle::frames;
 use crate::post::{Mailbox, Post};
 use crate::wire::{Arrival, Wire, nonces};
@@ -34,6 +35,8 @@ pub(crate) struct Outside {
     pub(crate) post: Post,
     /// What the server has written.
     pub(crate) disk: Option<Saved>,
+    /// And of what the operator says of clients.
+    pub(crate) book: Option<SavedRegistry>,
     /// The server's process; none while it is down.
     pub(crate) server: Option<u32>,
     pub(crate) recorded: Vec<Vec<u8>>,
@@ -63,6 +66,26 @@ impl Outside {
     pub(crate) fn tally(&mut self, what: &'static str) {
         self.tell(|| what.to_owned());
         *self.tally.entry(what).or_default() += 1;
+    }
+
+    /// What is special about an offer.
+    pub(crate) fn tally_due(&mut self, due: &Due) {
+        let id = due.id.as_deref().unwrap_or_default();
+        let known = self.model.sessions.get(id);
+        let (is_there, is_contended) =
+            (known.is_some(), known.is_some_and(|known| known.is_contended(self.now)));
+        if due.origin == Origin::New && due.address.is_some() {
+            self.tally(match is_there {
+                true => "a registered client moves to its address",
+                false => "a known client comes home",
+            });
+        }
+        if due.roams && is_contended {
+            self.tally("roaming goes through right after a swap");
+        }
+        if due.origin == Origin::New && id.ends_with(".2") {
+            self.tally("a second session of a client");
+        }
     }
 
     pub(crate) fn wire(&mut self, id: u64) -> &mut Wire {

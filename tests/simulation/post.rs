@@ -46,6 +46,8 @@ pub(crate) struct Post {
     /// The last one of a flow that came out of a connection.
     last: HashMap<(u64, usize, Side, u16), u64>,
     pub(crate) delivered: usize,
+    /// Devices that share the key of another, which all packets of both are of.
+    pub(crate) twins: HashMap<usize, usize>,
 }
 
 impl Post {
@@ -69,20 +71,27 @@ impl Post {
         bytes[22..24].copy_from_slice(&9_000_u16.to_be_bytes());
         bytes[24..26].copy_from_slice(&(length - 20).to_be_bytes());
         bytes[NUMBER..NUMBER + 8].copy_from_slice(&(self.packets.len() as u64).to_be_bytes());
+        let resident = self.owner(resident);
         let packet = Packet { bytes, resident, way, flow, queued: now, delivered: false };
         self.packets.push(packet);
         self.packets[self.packets.len() - 1].bytes.clone()
     }
 
+    /// Whose a device is.
+    pub(crate) fn owner(&self, resident: usize) -> usize {
+        self.twins.get(&resident).copied().unwrap_or(resident)
+    }
+
     /// What came out of a connection is what went in, in that order; and nothing comes twice.
     pub(crate) fn deliver(&mut self, wire: &mut Wire, from: Side, bytes: &[u8]) {
         let number = number(bytes);
+        let owner = wire.resident.map(|resident| self.owner(resident));
         let sealed = wire.pipe(from).sealed.pop_front();
         assert_eq!(sealed, Some(number), "not the next packet");
         let packet = &mut self.packets[usize::try_from(number).unwrap()];
         assert!(!std::mem::replace(&mut packet.delivered, true), "packet {number} came twice");
         assert_eq!(packet.bytes, bytes, "packet {number} was altered");
-        assert_eq!((Some(packet.resident), packet.way), (wire.resident, from), "packet {number} went astray");
+        assert_eq!((Some(packet.resident), packet.way), (owner, from), "packet {number} went astray");
         let flow = (wire.id, packet.resident, from, packet.flow);
         let before = self.last.insert(flow, number);
         assert!(before.is_none_or(|before| before < number), "a flow was reordered");

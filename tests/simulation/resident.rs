@@ -120,6 +120,7 @@ impl Resident {
     /// Its user wants a tunnel.
     pub(crate) fn connect(&mut self, out: &mut Outside) {
         let number = self.number;
+        out.model.wanted(number);
         let (lag, asleep_until, networks) = (self.lag, self.asleep_until, self.networks);
         let keys = (self.limits, self.rekeys);
         *self = Self { lag, asleep_until, networks, ..Self::new(out, number, self.server_key, keys) };

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use smartvpn::codec::disconnect::DisconnectCode;
 use smartvpn::codec::frame::FrameType;
 use smartvpn::crypto::keys::Keypair;
 use smartvpn::session::KeyLimits;
 use smartvpn::session::roster::Rules;
 
+use crate::book::Listed;
 use crate::ends::Side;
 use crate::host::Host;
 use crate::model::Model;
@@ -33,7 +35,11 @@ pub(crate) struct Town {
     pub(crate) out: Outside,
     keypair: Arc<Keypair>,
     rules: Rules,
-    host: Option<Host>,
+    pub(crate) host: Option<Host>,
+    /// The clients that the operator knows of.
+    pub(crate) clients: Vec<Listed>,
+    /// What befalls those that are known by a key is drawn from it.
+    pub(crate) kinds: StdRng,
     residents: Vec<Resident>,
     /// Connections of the stranger's, and when it has enough of them.
     strangers: Vec<(u64, Instant)>,
@@ -45,6 +51,28 @@ pub(crate) struct Town {
 
 fn secs(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(rng.random_range(range.start * 1_000..range.end * 1_000))
+}
+
+/// The clients that are registered, of those that have a key; the configuration has some of them already.
+fn list(out: &mut Outside, count: usize, kinds: &mut StdRng) -> Vec<Listed> {
+    let mut clients = Vec::new();
+    for (number, identity) in &out.identities {
+        if kinds.random_bool(0.8) {
+            let last = 2 + u8::try_from(*number).unwrap();
+            let address = kinds.random_bool(0.5).then_some(Ipv4Addr::new(10, 8, 0, last));
+            let (id, key) = (format!("resident-{number}"), identity.public);
+            let sessions = kinds.random_range(1..=2);
+            clients.push(Listed { id, key, address, sessions, is_disabled: false });
+        }
+    }
+    let configured = &mut out.model.configured;
+    configured.is_closed = clients.len() == count && kinds.random();
+    for client in &clients {
+        if kinds.random() {
+            configured.listed.insert(client.id.clone(), client.clone());
+        }
+    }
+    clients
 }
 
 impl Town {
@@ -74,6 +102,7 @@ impl Town {
             model: Model::new(addresses, rules.grace, rules.ticket_max_age.as_secs()),
             post: Post::default(),
             disk: None,
+            book: None,
             server: Some(0),
             recorded: Vec::new(),
             identities: Default::default(),
@@ -82,7 +111,6 @@ impl Town {
             tally: Default::default(),
             rng,
         };
-        let host = Host::new(&mut out, 0, Arc::clone(&keypair), rules.clone(), None);
         let limits = match out.rng.random_bool(0.4) {
             true => KeyLimits { frames: out.rng.random_range(60..600), ..KeyLimits::default() },
             false => KeyLimits { age: secs(&mut out.rng, 40..600), ..KeyLimits::default() },
@@ -90,17 +118,37 @@ impl Town {
         let limits = if out.rng.random_bool(0.5) { limits } else { KeyLimits::default() };
         // A draw of its own, so that seeds tell the same stories whether or not there are such clients in them.
         let mut kinds = StdRng::seed_from_u64(!seed);
-        let mut residents = Vec::new();
+        let (mut residents, mut ways) = (Vec::new(), Vec::new());
         for number in 0..count {
             let [rekeys, has_key] = [seed.is_multiple_of(2) && kinds.random_bool(0.7), kinds.random()];
             if rekeys && has_key {
                 out.identities.insert(number, Arc::new(Keypair::generate(&mut kinds)));
             }
+            ways.push(rekeys);
+        }
+        let clients = list(&mut out, count, &mut kinds);
+        let mut host = Host::new(&mut out, 0, Arc::clone(&keypair), rules.clone(), None);
+        for client in &clients {
+            if !out.model.book.listed.contains_key(&client.id) {
+                assert!(host.add(&mut out, client));
+            }
+        }
+        // A device with the key of another's now and then.
+        if let Some((number, identity)) = out.identities.first_key_value()
+            && kinds.random_bool(0.6)
+        {
+            let (number, identity) = (*number, Arc::clone(identity));
+            out.identities.insert(count, identity);
+            out.post.twins.insert(count, number);
+            ways.push(ways[number]);
+        }
+        for (number, rekeys) in ways.into_iter().enumerate() {
             residents.push(Resident::new(&mut out, number, keypair.public, (limits, rekeys)));
         }
-        residents.iter_mut().for_each(|resident| resident.connect(&mut out));
+        residents[..count].iter_mut().for_each(|resident| resident.connect(&mut out));
         let (strangers, gone_at, starts_at) = (Vec::new(), None, None);
-        Self { out, keypair, rules, host: Some(host), residents, strangers, gone_at, starts_at }
+        let host = Some(host);
+        Self { out, keypair, rules, host, clients, kinds, residents, strangers, gone_at, starts_at }
     }
 
     /// Lives through so many events, and then through the time in which all must be well again.
@@ -113,6 +161,10 @@ impl Town {
             };
             self.advance(self.out.now + pause);
             self.act();
+            if !self.clients.is_empty() && self.kinds.random_bool(0.15) {
+                self.operate();
+            }
+            self.send_twin();
             self.step();
             self.check();
         }
@@ -152,6 +204,8 @@ impl Town {
             83..86 => {
                 let jump = if self.out.rng.random_bool(0.5) { 30 } else { 5_000 };
                 self.out.wall += self.out.rng.random_range(-jump..jump);
+                let wall = self.out.wall;
+                self.out.tell(|| format!("the wall clock is {wall} s ahead"));
             }
             86..93 => self.replay(),
             _ => match self.residents[pick].is_gone() {
@@ -189,6 +243,20 @@ impl Town {
         }
     }
 
+    /// The device that shares a key comes, moves, or goes.
+    fn send_twin(&mut self) {
+        if self.out.post.twins.is_empty() || self.kinds.random_bool(0.8) {
+            return;
+        }
+        let twin = self.residents.last_mut().expect("a twin");
+        match twin.is_gone() {
+            true => twin.connect(&mut self.out),
+            false if self.kinds.random_bool(0.3) => twin.leave(&mut self.out),
+            false if twin.asleep_until.is_none() => twin.move_house(&mut self.out, self.kinds.random()),
+            false => {}
+        }
+    }
+
     /// The server is no more; what it had not written is lost, and maybe its disk.
     fn crash(&mut self) {
         let Some(host) = self.host.take() else { return };
@@ -204,6 +272,10 @@ impl Town {
         if !host.is_closing() && self.out.rng.random_bool(0.3) {
             self.out.disk = None;
             self.out.tally("a disk is lost");
+        }
+        if !self.clients.is_empty() && !host.is_closing() && self.kinds.random_bool(0.3) {
+            self.out.book = None;
+            self.out.tally("the word on clients is lost");
         }
         self.starts_at = Some(self.out.now + secs(&mut self.out.rng, 0..10));
         self.out.tally("a server ends");
@@ -241,7 +313,7 @@ impl Town {
             let (now, how) = (self.out.now, Cut::draw(&mut self.out.rng));
             self.out.wires.get_mut(&wire).unwrap().cut(now, how, &mut self.out.rng);
         }
-        host.kick(&mut self.out, id);
+        host.kick(&mut self.out, id, DisconnectCode::Kicked);
     }
 
     /// Somebody sends a first message again that was recorded.
@@ -347,17 +419,20 @@ impl Town {
         for resident in &mut self.residents {
             resident.rouse(self.out.now);
         }
+        self.pardon();
+        let count = self.residents.len() - self.out.post.twins.len();
+        self.residents[count..].iter_mut().for_each(|twin| twin.leave(&mut self.out));
         let end = self.out.now + RECOVERY;
         while self.out.now < end {
             // Who was kicked, and hears of it only now, is wanted back by its user.
-            for resident in self.residents.iter_mut().filter(|resident| resident.is_gone()) {
+            for resident in self.residents[..count].iter_mut().filter(|resident| resident.is_gone()) {
                 resident.connect(&mut self.out);
             }
             self.traffic(1);
             self.step();
             self.advance(end.min(self.out.now + Duration::from_secs(1)));
         }
-        for resident in &self.residents {
+        for resident in &self.residents[..count] {
             let number = resident.number;
             assert!(resident.is_connected(), "client {number} is not back after {:?}", self.out.since());
             let id = &resident.hello.as_ref().unwrap().client_id;

@@ -25,6 +25,9 @@ pub struct Saved {
     homes: Vec<SavedHome>,
     /// Clients whose tickets are void.
     revoked: Vec<SavedRevoked>,
+    /// The latest full handshake that a ticket is of, in Unix seconds.
+    #[serde(default)]
+    last_handshake: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +95,7 @@ impl From<SavedAddresses> for Addresses {
 impl Saved {
     /// There is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        let Self { version: _, clients, resting, homes, revoked } = self;
+        let Self { version: _, clients, resting, homes, revoked, last_handshake: _ } = self;
         clients.is_empty() && resting.is_empty() && homes.is_empty() && revoked.is_empty()
     }
 }
@@ -124,6 +127,7 @@ impl Roster {
             resting: resting.map(|(_, addresses)| (*addresses).into()).collect(),
             homes: self.homes.all().map(home).collect(),
             revoked: self.revoked.iter().map(revoked).collect(),
+            last_handshake: self.last_handshake,
         }
     }
 
@@ -137,6 +141,7 @@ impl Roster {
             return Vec::new();
         }
         let revoked = |SavedRevoked { client_id, since, until }| (client_id, Revoked { since, until });
+        self.last_handshake = saved.last_handshake;
         self.revoked = saved.revoked.into_iter().map(revoked).filter(|(id, _)| is_client_id(id)).collect();
         for SavedHome { client_id, addresses } in saved.homes {
             if is_client_id(&client_id) {

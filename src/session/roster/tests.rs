@@ -648,3 +648,67 @@ fn replayed_first_messages_of_one_key_hold_one_address() {
     }
     assert_eq!((bench.roster.pool.free_count(), bench.roster.pool.faults()), (253, 0));
 }
+
+#[test]
+fn what_is_void_stays_void_when_a_client_is_removed_again_by_an_earlier_clock() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (_, old, _) = bench.come(known("a"));
+    bench.roster.revoke(bench.unix, "a");
+    bench.roster.end(bench.now, "a");
+    bench.unix -= 600;
+    bench.roster.revoke(bench.unix, "a");
+    assert_eq!(bench.offer(1, resume(Some(&old))).unwrap_err(), RejectCode::Unauthorized);
+}
+
+#[test]
+fn the_ticket_of_a_second_attempt_is_as_good_for_roaming() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (_, old, _) = bench.come(known("a"));
+    bench.roster.end(bench.now, "a");
+    // A device that hears no answer to its first attempt makes another: both were confirmed.
+    let [first, mut second] = [(); 2].map(|()| bench.offer(1, resume(Some(&old))).unwrap());
+    let ticket = bench.ticket(&mut second);
+    bench.confirm(first).0.unwrap();
+    bench.confirm(second).0.unwrap();
+    let offer = bench.offer(1, resume(Some(&ticket))).unwrap();
+    bench.confirm(offer).0.unwrap();
+}
+
+#[test]
+fn a_connection_that_was_promised_another_address_than_its_session_has_comes_too_late() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (_, ticket, _) = bench.come(known("a"));
+    let home = bench.roster.sessions().next().unwrap().1.v4;
+    let kept = Ipv4Addr::from([10, 8, 0, 9]);
+    bench.roster.reserve(bench.now, "a", kept).unwrap();
+    let wish = Wish::New(Guest { id: Some("a"), address: Some(kept), ..Guest::ANYBODY });
+    let moves = bench.offer(1, wish).unwrap();
+    bench.roster.unreserve(bench.now, "a");
+    let late = [known("a"), resume(Some(&ticket))].map(|wish| bench.offer(1, wish).unwrap());
+    assert!(late.iter().all(|offer| offer.addresses.v4 == home));
+    bench.confirm(moves).0.unwrap();
+    for offer in late {
+        assert_eq!(bench.confirm(offer).0, None);
+    }
+    assert_eq!(bench.roster.sessions().next().unwrap().1.v4, kept);
+    assert_eq!(bench.roster.pool.faults(), 0);
+}
+
+#[test]
+fn tickets_of_earlier_sessions_are_void_too_where_the_wall_clock_was_put_back() {
+    let mut bench = Bench::new("10.8.0.0/24");
+    let (_, old, _) = bench.come(known("a"));
+    bench.roster.end(bench.now, "a");
+    bench.unix -= 600;
+    bench.come(known("a"));
+    // Also by the next process.
+    let saved = serde_json::to_vec(&bench.roster.save(bench.now)).unwrap();
+    let mut next = Bench::new("10.8.0.0/24");
+    next.unix -= 600;
+    next.roster.restore(next.now, serde_json::from_slice(&saved).unwrap());
+    for bench in [&mut bench, &mut next] {
+        bench.roster.revoke(bench.unix, "a");
+        bench.roster.end(bench.now, "a");
+        assert_eq!(bench.offer(1, resume(Some(&old))).unwrap_err(), RejectCode::Unauthorized);
+    }
+}
