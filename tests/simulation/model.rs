@@ -469,6 +469,11 @@ impl Model {
         self.kicked.insert(id.to_owned(), kick);
     }
 
+    /// Which kicks the session of a ticket that was taken has outlived.
+    pub(crate) fn kicks_survived(&self, written: &Written) -> u64 {
+        self.kicked.get(&written.id).map_or(0, |kick| kick.number).max(written.kicks)
+    }
+
     /// From now on this address is the client's own. Whether it can be.
     pub(crate) fn keep(&mut self, now: Instant, id: &str, address: Ipv4Addr) -> bool {
         if self.kept.get(id) == Some(&address) {
