@@ -126,7 +126,8 @@ impl Host {
         out.model.offered(out.now, wire, out.wires[&wire].source, due, &offer);
         let given = self.roster.ticket(unix, &mut offer, false, &mut out.rng);
         let old = ticket.and_then(|ticket| out.model.written(ticket));
-        let (full, kicks) = old.map_or((unix, out.model.kicks), |old| (old.full_handshake_at, old.kicks));
+        let (full, kicks) =
+            old.map_or((unix, out.model.kicks), |old| (old.full_handshake_at, out.model.kicks_survived(old)));
         if let Some((ticket, secs)) = &given {
             assert!(Duration::from_secs((*secs).into()) <= TICKET_LIFETIME);
             let written = Written {
