@@ -9,7 +9,7 @@ import { LONG, requires, TUNNEL, useSite, WEB } from './support/site.mjs';
 import { eventually, interfaceWith, ping, reaches } from './support/traffic.mjs';
 
 /** How often a client connects in a row; with the addresses that rest, 2,000 is more than the subnet holds. */
-const ROUNDS = LONG ? 2_000 : 200;
+const ROUNDS = LONG ? 2_000 : 100;
 const ROUNDS_AT_ONCE = 100;
 
 describe('clients of one server', { skip: requires() }, () => {

@@ -107,6 +107,11 @@ impl AddressPool {
         Some(AddressLease { v4, v6 })
     }
 
+    /// Whether nobody holds this IPv4 address, which a client can have.
+    pub fn is_free_v4(&self, addr: Ipv4Addr) -> bool {
+        self.v4.is_free(addr)
+    }
+
     /// Whether this is a client's address of the IPv4 subnet, free or not.
     pub fn holds(&self, addr: Ipv4Addr) -> bool {
         self.v4.subnet().is_client(addr)

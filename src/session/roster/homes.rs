@@ -131,9 +131,8 @@ impl Roster {
         if let Some(lease) = home.and_then(|home| self.pool.allocate_specific(home, now)) {
             return Ok(Some(lease));
         }
-        if self.pool.free_count() == 0 {
-            return Err(ReserveError::NoIpv6(v4));
-        }
-        Ok(self.pool.allocate_v4(v4, now))
+        let is_free = self.pool.is_free_v4(v4);
+        let lease = self.pool.allocate_v4(v4, now);
+        if is_free && lease.is_none() { Err(ReserveError::NoIpv6(v4)) } else { Ok(lease) }
     }
 }
