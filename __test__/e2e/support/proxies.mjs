@@ -128,6 +128,7 @@ async function certify(host) {
   const { certificate, key } = authority.issue([NAME]);
   await write(host, `${LIVE}/fullchain.pem`, certificate);
   await write(host, `${LIVE}/privkey.pem`, key);
+  await host.exec(['chmod', '600', `${LIVE}/privkey.pem`]);
   await write(host, `/etc/haproxy/${NAME}.pem`, certificate + key);
   return certificate;
 }
