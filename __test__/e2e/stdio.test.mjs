@@ -72,6 +72,7 @@ describe('a daemon that is a child', { skip: requires() || missingDaemon() }, ()
     );
     const pid = daemonOf(agent);
     process.kill(pid, 'SIGSTOP');
+    await eventually(() => assert.ok(isStopped(pid), 'a thread still runs'));
     const call = assertFails(vpn.getStatistics(), 'daemon-exited', 'SIGKILL');
     await eventually(async () => assert.equal(await agent.run(() => true), true));
     process.kill(pid, 'SIGKILL');
@@ -148,6 +149,14 @@ function statOf(pid) {
     .split(' ')
     .map(Number);
   return { pid, parent, group, session };
+}
+
+/** Whether none of its threads runs any more: each stops when it next comes by the kernel. */
+function isStopped(pid) {
+  return readdirSync(`/proc/${pid}/task`).every((thread) => {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'latin1');
+    return stat[stat.lastIndexOf(')') + 2] === 'T';
+  });
 }
 
 /** The ids of the daemons that an agent has started, and that run. */
